@@ -1,0 +1,214 @@
+{{/* Names, labels and the small conversions that several templates need. */}}
+
+{{/* A value as text; a number out of YAML is a float64 and would be printed as 1e+06. */}}
+{{- define "dozlab.text" -}}
+{{- if kindIs "float64" . -}}{{ int64 . }}{{- else if not (kindIs "invalid" .) -}}{{ . }}{{- end -}}
+{{- end -}}
+
+{{/* Bytes of a size as dozlab writes it: powers of 1024, with and without the i. */}}
+{{- define "dozlab.bytes" -}}
+{{- $text := include "dozlab.text" . | trim | lower -}}
+{{- $factors := dict "" 1 "k" 1024 "m" 1048576 "g" 1073741824 "t" 1099511627776 -}}
+{{- mulf (regexFind "^[0-9]+(\\.[0-9]+)?" $text | float64) (get $factors (regexFind "[kmgt]" $text) | float64) | int64 -}}
+{{- end -}}
+
+{{/* Bytes of a Kubernetes quantity of memory: Gi is 1024^3, G is 1000^3. */}}
+{{- define "dozlab.quantityBytes" -}}
+{{- $text := include "dozlab.text" . | trim -}}
+{{- $factors := dict "" 1 "k" 1000 "K" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 "m" 0.001
+  "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
+{{- $number := regexFind "^[0-9]+(\\.[0-9]+)?([eE][0-9]+)?" $text -}}
+{{- mulf (float64 $number) (get $factors (regexFind "[kKMGTPm]i?$" $text) | float64) | int64 -}}
+{{- end -}}
+
+{{/* A dozlab size as a Kubernetes quantity that means the same. */}}
+{{- define "dozlab.quantity" -}}
+{{- $text := include "dozlab.text" . | trim -}}
+{{- if regexMatch "^[0-9]+[KMGT]i$" $text -}}{{ $text }}{{- else -}}{{ include "dozlab.bytes" . }}{{- end -}}
+{{- end -}}
+
+{{- define "dozlab.id" -}}{{ include "dozlab.text" .Values.session.id }}{{- end -}}
+
+{{/* Name of the Pod; Secret, claims, routes and policies start with it. */}}
+{{- define "dozlab.pod" -}}
+{{- if .Values.fullnameOverride -}}{{ .Values.fullnameOverride }}
+{{- else -}}{{ .Values.nameOverride | default "lab-session" }}-{{ include "dozlab.id" . }}
+{{- end -}}
+{{- end -}}
+
+{{- define "dozlab.service" -}}
+{{- if .Values.fullnameOverride -}}{{ .Values.fullnameOverride }}
+{{- else -}}{{ .Values.nameOverride | default "lab-service" }}-{{ include "dozlab.id" . }}
+{{- end -}}
+{{- end -}}
+
+{{- define "dozlab.secret" -}}
+{{- .Values.codeServer.existingSecret.name | default (printf "%s-secrets" (include "dozlab.pod" .)) -}}
+{{- end -}}
+
+{{/* What finds this session's Pod and no other. */}}
+{{- define "dozlab.selector" -}}
+app: lab-environment
+session-id: {{ include "dozlab.id" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{/* The user's id becomes a label's value: jane@example.org is jane-example.org. */}}
+{{- define "dozlab.labels" -}}
+{{ include "dozlab.selector" . }}
+user-id: {{ regexReplaceAll "[^A-Za-z0-9_.-]" (include "dozlab.text" .Values.session.userId) "-" | trunc 63 | trimAll "-_." | quote }}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/component: session
+app.kubernetes.io/part-of: dozlab
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- range $key, $value := .Values.labels }}
+{{ $key }}: {{ include "dozlab.text" $value | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Annotations of every object: the user's id in full. */}}
+{{- define "dozlab.annotations" -}}
+dozlab.io/user-id: {{ include "dozlab.text" .Values.session.userId | toJson }}
+{{- end -}}
+
+{{/* A mapping of text, whatever type YAML gave its values. */}}
+{{- define "dozlab.texts" -}}
+{{- range $key, $value := . }}
+{{ $key }}: {{ include "dozlab.text" $value | toJson }}
+{{- end }}
+{{- end -}}
+
+{{/* Image reference of one container: (list $ container). A name whose first part is a host is left alone. */}}
+{{- define "dozlab.image" -}}
+{{- $root := index . 0 -}}{{- $container := index . 1 -}}
+{{- $name := $container.image -}}
+{{- $first := splitList "/" $name | first -}}
+{{- $named := and (contains "/" $name) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
+{{- if and $root.Values.image.registry (not $named) -}}{{- $name = printf "%s/%s" $root.Values.image.registry $name -}}{{- end -}}
+{{- $tag := include "dozlab.text" $container.tag | default (include "dozlab.text" $root.Values.image.tag) | default $root.Chart.AppVersion -}}
+{{ $name }}:{{ $tag }}{{ with $container.digest }}@{{ . }}{{ end }}
+{{- end -}}
+
+{{/* securityContext of a container that needs nothing, with the user's laid over: (container.securityContext). */}}
+{{- define "dozlab.securityContext" -}}
+{{- $base := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "runAsNonRoot" true
+  "runAsUser" 1000 "runAsGroup" 1000 "capabilities" (dict "drop" (list "ALL")) -}}
+{{- toYaml (mergeOverwrite $base (deepCopy (. | default dict))) -}}
+{{- end -}}
+
+{{/* The user that owns the tap: the VMM's. */}}
+{{- define "dozlab.vmUid" -}}
+{{- $uid := dig "runAsUser" (dig "runAsUser" 1000 .Values.podSecurityContext) .Values.firecracker.securityContext -}}
+{{- include "dozlab.text" $uid -}}
+{{- end -}}
+
+{{/* Resources of a container, with one of each device: (list resources device...). */}}
+{{- define "dozlab.resources" -}}
+{{- $resources := deepCopy (first . | default dict) -}}
+{{- $limits := $resources.limits | default dict -}}
+{{- range rest . }}{{- $_ := set $limits .resource "1" -}}{{- end -}}
+{{- with $limits }}
+limits:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $resources.requests }}
+requests:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The device requests of a container: (list $ "tun" "kvm"), as JSON. */}}
+{{- define "dozlab.devices" -}}
+{{- $values := (first .).Values -}}{{- $found := list -}}
+{{- range rest . -}}
+{{- $device := get $values.devices . -}}
+{{- if or $device.enabled (and (eq . "kvm") $values.firecracker.requireKvm) -}}{{- $found = append $found $device -}}{{- end -}}
+{{- end -}}
+{{- $found | toJson -}}
+{{- end -}}
+
+{{/* One probe: (list probe port). With a path it is HTTP, without it TCP. */}}
+{{- define "dozlab.probe" -}}
+{{- $probe := index . 0 -}}
+{{- if hasKey $probe "path" }}
+httpGet:
+  path: {{ $probe.path | quote }}
+  port: {{ index . 1 }}
+{{- else }}
+tcpSocket:
+  port: {{ index . 1 }}
+{{- end }}
+initialDelaySeconds: {{ int $probe.initialDelaySeconds }}
+periodSeconds: {{ int $probe.periodSeconds }}
+timeoutSeconds: {{ int $probe.timeoutSeconds }}
+failureThreshold: {{ int $probe.failureThreshold }}
+{{- end -}}
+
+{{/* The three probes of a container: (list container port). */}}
+{{- define "dozlab.probes" -}}
+{{- $port := index . 1 -}}
+{{- with index . 0 }}
+{{- if .startupProbe.enabled }}
+startupProbe:
+  {{- include "dozlab.probe" (list .startupProbe $port) | trim | nindent 2 }}
+{{- end }}
+{{- if .readinessProbe.enabled }}
+readinessProbe:
+  {{- include "dozlab.probe" (list .readinessProbe $port) | trim | nindent 2 }}
+{{- end }}
+{{- if .livenessProbe.enabled }}
+livenessProbe:
+  {{- include "dozlab.probe" (list .livenessProbe $port) | trim | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Source of a volume: (list $ claim-suffix volume). */}}
+{{- define "dozlab.volume" -}}
+{{- $root := index . 0 -}}{{- $volume := index . 2 -}}
+{{- $persistence := $volume.persistence -}}
+{{- if $persistence.existingClaim }}
+persistentVolumeClaim:
+  claimName: {{ $persistence.existingClaim }}
+{{- else if $persistence.enabled }}
+persistentVolumeClaim:
+  claimName: {{ include "dozlab.pod" $root }}-{{ index . 1 }}
+{{- else }}
+emptyDir:
+  sizeLimit: {{ include "dozlab.quantity" $volume.sizeLimit | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Origins that the terminal takes pages from: the user's, else those of the routes made here and of a port-forward. */}}
+{{- define "dozlab.origins" -}}
+{{- $origins := .Values.terminal.allowedOrigins -}}
+{{- if not $origins -}}
+{{- with .Values.ingress -}}
+{{- if and .enabled .terminal.host -}}
+{{- $host := .terminal.host -}}{{- $scheme := "http" -}}
+{{- range .tls -}}{{- if has $host .hosts -}}{{- $scheme = "https" -}}{{- end -}}{{- end -}}
+{{- $origins = append $origins (printf "%s://%s" $scheme $host) -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.httpRoute -}}
+{{- if and .enabled .terminal.host -}}
+{{- $origins = append $origins (printf "%s://%s" (ternary "https" "http" .tls) .terminal.host) -}}
+{{- end -}}
+{{- end -}}
+{{- if $origins -}}
+{{- $origins = concat $origins (list "http://localhost:8081" "http://127.0.0.1:8081") -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $origins -}}
+{{- end -}}
+
+{{- define "dozlab.terminalPath" -}}{{ .Values.terminal.basePath | default "/" }}{{- end -}}
+
+{{/* Networks as a list with commas; a single address is a network of one. */}}
+{{- define "dozlab.networks" -}}
+{{- $found := list -}}
+{{- range . -}}{{- $found = append $found (ternary . (printf "%s/32" .) (contains "/" .)) -}}{{- end -}}
+{{- join "," $found -}}
+{{- end -}}

@@ -1,0 +1,1 @@
+"""The `dozlab` command: parses and prints, nothing else."""

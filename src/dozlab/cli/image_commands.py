@@ -1,0 +1,159 @@
+"""`dozlab image`: build, prepare, list, inspect and remove base images."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dozlab.cli import output
+from dozlab.cli.session_commands import as_json, read_values, same_machine, values_files, values_set
+from dozlab.lib import paths
+from dozlab.lib.units import format_seconds, format_size
+
+if TYPE_CHECKING:
+    from dozlab.images.snapshots import Snapshot
+
+
+@click.group()
+def image() -> None:
+    """Base images: build from a recipe, prepare for a quick start, list, inspect, remove."""
+
+
+@image.command()
+@click.argument("name")
+@click.option("--again", is_flag=True, help="Build even though nothing of the recipe has changed.")
+def build(name: str, again: bool) -> None:
+    """Build an image from a recipe: a name below rootfs/, or a folder with a recipe.toml. `kit` builds the boot kit."""
+    begun = time.monotonic()
+    cache = paths.cache()
+    if name == "kit":
+        from dozlab.images import kit
+
+        click.echo(kit.ensure(cache / "kit", progress=output.say))
+        return
+    from dozlab.images import build as builder
+    from dozlab.images.store import Store
+
+    manifest = builder.build(name, store=Store(cache / "store"), progress=output.say, again=again)
+    click.echo(
+        f"{manifest.name} sha256:{manifest.digest[:12]} {format_size(manifest.size)},"
+        f" {len(manifest.packages)} packages, in {format_seconds(time.monotonic() - begun)}"
+    )
+
+
+@image.command()
+@click.argument("name", default="")
+@values_files
+@values_set
+@click.option("--again", is_flag=True, help="Prepare it even though that has been done for such a machine.")
+def prepare(name: str, files: tuple[Path, ...], sets: tuple[str, ...], again: bool) -> None:
+    """Boot an image once and save the running machine: `dozlab up` then starts from there, in seconds.
+
+    NAME, -f and --set are those of `dozlab up` (its --image, default dozlab-vm). The snapshot serves sessions with the
+    same vm.cpuCount, vm.memory, rootfs.diskSize and network addresses; all others boot, as with `dozlab up --cold`.
+    """
+    from dozlab.session import image_choice, preparing
+
+    stages = output.Stages(time.time())
+    raw = read_values(files, sets)
+    done = preparing.prepare(raw, image=name, again=again, progress=output.say, stages=stages.show)
+    label = name or ("the image" if raw.get("rootfs", {}).get("imageUrl") else image_choice.DEFAULT_IMAGE)
+    what = f"{label} for {preparing.describe(done.snapshot)}"
+    if not done.new:
+        age = format_seconds(time.time() - done.snapshot.created)
+        click.echo(f"{what} was prepared {age} ago; to do it anew: --again")
+        return
+    for each in done.gone:
+        output.say(f"removed {preparing.describe(each)}: all take at most {format_size(preparing.SIZE_LIMIT)} together")
+    use = same_machine(["dozlab", "up", *(["--image", name] if name else [])], files, sets)
+    click.echo(f"{what} prepared in {format_seconds(done.seconds)}; start from it: {use}")
+
+
+@image.command("ls")
+@as_json
+def ls(form: str) -> None:
+    """List the images in the store, and the machines each is prepared for."""
+    from dozlab.images.store import Store
+    from dozlab.session import preparing
+
+    store = Store(paths.cache() / "store")
+    names: dict[str, list[str]] = {}
+    for name, digest in store.names().items():
+        names.setdefault(digest, []).append(name)
+    entries = store.ls()
+    if form == "json":
+        output.as_json(
+            [
+                {
+                    "digest": e.digest,
+                    "size": e.size,
+                    "names": names.get(e.digest, []),
+                    "prepared": [_facts(each) for each in preparing.of_base(e.digest)],
+                }
+                for e in entries
+            ]
+        )
+        return
+    if not entries:
+        click.echo("no images; build one: dozlab image build dozlab-vm")
+        return
+    rows = []
+    for entry in entries:
+        age = f"{format_seconds(time.time() - entry.created)} ago"
+        prepared = ", ".join(preparing.describe(each) for each in preparing.of_base(entry.digest)) or "-"
+        name = ", ".join(names.get(entry.digest, ["-"]))
+        rows.append([name, entry.digest[:12], format_size(entry.size), age, prepared])
+    output.table(["NAME", "DIGEST", "SIZE", "CREATED", "PREPARED"], rows)
+
+
+def _facts(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what programs are told of a snapshot."""
+    told = ("cpus", "memory", "disk", "vmm", "accel", "kit")
+    return {
+        **{name: snapshot.needs.get(name) for name in told},
+        "size": snapshot.size,
+        "created": snapshot.created,
+        "path": str(snapshot.folder),
+    }
+
+
+@image.command()
+@click.argument("reference", metavar="NAME|DIGEST")
+@as_json
+def inspect(reference: str, form: str) -> None:
+    """Show one image: digest, size, packages."""
+    from dozlab.images.store import Store
+
+    store = Store(paths.cache() / "store")
+    found = store.inspect(reference)
+    if form == "json":
+        output.as_json({**asdict(found), "path": str(store.path(found.digest))})
+        return
+    click.echo(f"name      {found.name or '-'}")
+    click.echo(f"digest    sha256:{found.digest}")
+    click.echo(f"size      {format_size(found.size)}")
+    click.echo(f"file      {store.path(found.digest)}")
+    click.echo(f"packages  {len(found.packages)} (-o json lists them)")
+
+
+@image.command()
+@click.argument("references", metavar="NAME|DIGEST", nargs=-1, required=True)
+def rm(references: tuple[str, ...]) -> None:
+    """Remove images that no session needs, with what was prepared of them."""
+    from dozlab.images.store import Store
+    from dozlab.session import preparing, state
+
+    for reference in references:
+        gone = Store(paths.cache() / "store").rm(reference, in_use=state.who_needs)
+        prepared = preparing.of_base(gone.digest)
+        for each in prepared:
+            preparing.snapshots().rm(each)
+        also = f", and {format_size(sum(each.size for each in prepared))} prepared" if prepared else ""
+        click.echo(f"{reference} removed ({format_size(gone.size)}{also})")
+
+
+COMMANDS: list[click.Command] = [image]

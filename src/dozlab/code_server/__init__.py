@@ -1,0 +1,1 @@
+"""Container code-server: VS Code, its Docker command line and the bridge to the workspace."""

@@ -1,0 +1,1 @@
+"""Container firecracker-vm: the VMM and its guest, whatever the VMM."""

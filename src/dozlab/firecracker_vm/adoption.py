@@ -1,0 +1,145 @@
+"""What is said to a guest's `adopt` service: get ready to be saved, become this session's machine, set the clock.
+
+A hostile guest is assumed from adoption on: answers are bounded in size and time, and nothing of them is believed but
+numbers and one line of text. The guest's side is images/kitfiles/disk/usr/lib/dozlab/adopt.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dozlab.firecracker_vm.markers import clean
+from dozlab.images import cpio
+from dozlab.lib.errors import DozlabError
+
+log = logging.getLogger(__name__)
+
+PORT = 5541
+TOKEN_FILE = "dozlab/identity/token"  # noqa: S105  (a file's name)
+PREFIX = "dozlab/identity/"
+_ENTROPY = 64
+_LIMIT = 64 << 10
+_CLOCK_ROUNDS = 4
+_FAR = 5.0
+"""Seconds from which on a clock is set; a smaller difference is a step, which no delay on the way can spoil."""
+CLOCK_ERROR = 0.02
+"""Seconds the guest's clock may differ from ours after adoption."""
+
+
+def new_token() -> str:
+    """Return a key for one guest: 256 bits."""
+    return secrets.token_hex(32)
+
+
+def token_archive(token: str) -> bytes:
+    """Return the archive for the initramfs that makes a guest wait to be saved. Pure."""
+    folders = [cpio.directory("dozlab"), cpio.directory("dozlab/identity", 0o700)]
+    return cpio.pack([*folders, cpio.file(TOKEN_FILE, f"{token}\n".encode(), 0o600)])
+
+
+def identity_of(archive: bytes) -> dict[str, bytes]:
+    """Return name -> content of what an identity.cpio holds below dozlab/identity/. Pure.
+
+    :raises ValueError: when it is no archive of ours
+    """
+    return {
+        entry.name.removeprefix(PREFIX): entry.data
+        for entry in cpio.unpack(archive)
+        if entry.name.startswith(PREFIX) and entry.data
+    }
+
+
+@dataclass
+class Guest:
+    """One guest that waits at `host`; `token` is the key it knows."""
+
+    host: str
+    token: str = field(repr=False)
+
+    async def call(self, verb: str, *, timeout: float, **fields: Any) -> dict[str, Any]:
+        """Send one request and return the answer; tries again until somebody listens.
+
+        :raises DozlabError: when there is no answer within `timeout` seconds, or the guest refused
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    try:
+                        reader, writer = await asyncio.open_connection(self.host, PORT, limit=_LIMIT)
+                        break
+                    except OSError:
+                        await asyncio.sleep(0.02)
+                try:
+                    request = {"verb": verb, "token": self.token, **fields}
+                    if request.get("time") == 0.0:  # as late as can be
+                        request["time"] = time.time()
+                    writer.write(json.dumps(request).encode() + b"\n")
+                    line = await reader.readline()
+                finally:
+                    writer.close()
+            answer = json.loads(line)
+            if not isinstance(answer, dict):
+                raise ValueError("not an object")
+        except TimeoutError as error:
+            raise DozlabError(f"the guest did not answer {verb} within {timeout:.0f} s") from error
+        except (OSError, ValueError) as error:
+            raise DozlabError(f"the guest's answer to {verb} cannot be understood: {error}") from error
+        if answer.get("ok") is not True:
+            why = " ".join(clean(str(answer.get("error", "no reason")).encode()).split())[:300]
+            raise DozlabError(f"the guest refused {verb}: {why}")
+        return answer
+
+    async def prepare(self, *, timeout: float) -> None:
+        """Let the guest settle and close what only a session may open."""
+        await self.call("prepare", timeout=timeout)
+
+    async def adopt(self, identity: Mapping[str, bytes], env: str, *, timeout: float) -> None:
+        """Give the guest a session's identity; its key is another one then.
+
+        :param identity: name -> content of the files that `apply-identity` reads
+        :param env: text of /run/dozlab/env, empty where there is no workspace
+        """
+        successor = new_token()
+        files = {name: base64.b64encode(data).decode() for name, data in identity.items()}
+        entropy = base64.b64encode(os.urandom(_ENTROPY)).decode()
+        await self.call(
+            "adopt", timeout=timeout, time=0.0, token_next=successor, entropy=entropy, identity=files, env=env
+        )
+        self.token = successor
+
+    async def set_clock(self, *, timeout: float) -> float:
+        """Set the guest's clock to ours; return by how many seconds it differs then (half of the way there assumed)."""
+        off = 0.0
+        for number in range(_CLOCK_ROUNDS):
+            asked = time.time()
+            shown = (await self.call("clock", timeout=timeout)).get("time")
+            if not isinstance(shown, float):
+                raise DozlabError("the guest does not tell its time")
+            off = shown - (asked + time.time()) / 2
+            if abs(off) <= CLOCK_ERROR or number == _CLOCK_ROUNDS - 1:
+                break
+            far = abs(off) > _FAR
+            await self.call("clock", timeout=timeout, **({"time": 0.0} if far else {"step": -off}))
+        return off
+
+
+def read_identity(shared: Path) -> dict[str, bytes]:
+    """Return the session's identity as init-rootfs wrote it.
+
+    :raises DozlabError: when it is missing or damaged
+    """
+    path = shared / "identity.cpio"
+    try:
+        return identity_of(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DozlabError(f"{path} cannot be read: {error}", hint="run init-rootfs again") from error

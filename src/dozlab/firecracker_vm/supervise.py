@@ -1,0 +1,383 @@
+"""Runs one session's VM over all its boots: does what `machine.Lifecycle` decides. Knows no VMM's language.
+
+Everything started here is ended here, on every path: VMM, console reader, relay, control socket, watchers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from dozlab.firecracker_vm import guest, inputs, network
+from dozlab.firecracker_vm.console import Console, Sink
+from dozlab.firecracker_vm.firecracker import Firecracker
+from dozlab.firecracker_vm.machine import Lifecycle, Next, Spec, Vmm
+from dozlab.firecracker_vm.markers import Marker
+from dozlab.firecracker_vm.prepared import Prepared
+from dozlab.firecracker_vm.probe import Decision
+from dozlab.firecracker_vm.qemu import Qemu, QemuOptions
+from dozlab.firecracker_vm.relay import Relay
+from dozlab.firecracker_vm.settings import Settings
+from dozlab.images.snapshots import Snapshot
+from dozlab.lib import tasks
+from dozlab.lib.control import ControlServer, Verb
+from dozlab.lib.errors import DozlabError
+from dozlab.lib.timeline import Stage, Timeline
+
+log = logging.getLogger(__name__)
+
+PATIENCE = {"kvm": 15.0, "tcg": 90.0}
+"""Seconds without a byte on the console before init that mean a boot stands still."""
+INIT_FACTOR = 4
+"""Init must come within this many times the patience, whatever is printed."""
+LAST_WORD = {"kvm": 3.0, "tcg": 10.0}
+"""Seconds a VMM may live on after its guest's last word. Firecracker hangs after `Power down`: it has no ACPI S5."""
+READY = {"kvm": 60.0, "tcg": 300.0}
+"""Seconds after init until a missing sshd is called a failure (said in the timeline; the VM runs on)."""
+DOCKER_MARKER = {"kvm": 10.0, "tcg": 60.0}
+"""Seconds to wait, once Docker's API answers, for the guest's own word that its images are loaded."""
+POLL = {"kvm": 0.1, "tcg": 0.5}
+DISK_ROOM = 64 << 20
+"""Bytes that must be free on the host before a guest that was paused for lack of them goes on."""
+LACKS: dict[str, Stage] = {"the image has no sshd": "sshd", "the image has no Docker": "dockerd"}
+"""What the kit's initramfs finds missing in an image: known at once, not after a long wait."""
+CONSOLE_LINES = 2000
+KEY_EVERY = 5.0
+"""Seconds between two Ctrl-Alt-Del. systemd takes more than 7 within 2 s as an order to reset at once."""
+
+
+class Supervisor:
+    """One session's VM: `await run()` returns the exit status of the component."""
+
+    def __init__(self, settings: Settings, decision: Decision) -> None:
+        self.settings = settings
+        self.decision = decision
+        self.life = Lifecycle(decision.vmm)
+        self.timeline = Timeline(settings.shared)
+        self.console = Console(Sink(settings.console_log), self._on_marker)
+        self.ssh = self.docker = False
+        self._vmm: Vmm | None = None
+        self._clock: asyncio.Task[None] | None = None
+        self._restored = False
+        self._stop = asyncio.Event()
+        self._last_word = asyncio.Event()
+        self._init = asyncio.Event()
+        self._docker_ready = asyncio.Event()
+        self._stage: Stage = "vmm"
+        self._prepared = Prepared(settings, decision)
+        self._lacks: set[Stage] = set()
+        self._relay = Relay(str(settings.vm_ip), settings.vm_ssh_port)
+        verbs: dict[str, Verb] = {"status": self.status, "pause": self.pause, "resume": self.resume, "stop": self.stop,
+                 "console": self.tail}  # fmt: skip
+        self._control = ControlServer(settings.shared / "vm.sock", verbs)
+
+    # -- verbs
+
+    async def status(self, _request: dict[str, Any]) -> dict[str, Any]:
+        """See ARCHITECTURE.md, control sockets."""
+        return {
+            "state": self.life.state, "vmm": self.decision.vmm, "accel": self.decision.accel,
+            "reason": self.life.reason or self.decision.reason, "ssh": self.ssh, "docker": self.docker,
+            "boots": self.life.boots,
+        }  # fmt: skip
+
+    async def pause(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Stop the vCPUs."""
+        self.life.pause()
+        assert self._vmm
+        await self._vmm.pause()
+        self.life.state = "paused"
+        return await self.status(request)
+
+    async def resume(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Let them run on."""
+        self.life.resume()
+        assert self._vmm
+        await self._vmm.resume()
+        self.life.state = "running"
+        self._set_clock()
+        return await self.status(request)
+
+    def _set_clock(self) -> None:
+        """Begin to set the clock of a guest that stood still."""
+        if self.life.reached_init:
+            self._clock = tasks.start(self._prepared.after_pause(), name="clock")
+
+    async def stop(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Ask for a graceful stop; answers at once, the process ends when the VM has."""
+        self.request_stop()
+        return await self.status(request)
+
+    async def tail(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the newest lines of the console."""
+        lines = request.get("lines", 100)
+        if not isinstance(lines, int) or isinstance(lines, bool) or lines < 1:
+            raise DozlabError("console: lines must be a whole number from 1")
+        return {"text": self.console.text(min(lines, CONSOLE_LINES))}
+
+    def request_stop(self) -> None:
+        """Begin a graceful stop; a second call ends the VM at once."""
+        if self._stop.is_set() and self._vmm:
+            log.warning("asked to stop a second time: ending the VM now")
+            tasks.start(self._vmm.end(), name="end-now")
+            return
+        self._stop.set()
+        self.life.ask_stop()
+
+    # -- the run
+
+    async def run(self) -> int:
+        """Boot, watch, boot again where that is right; return 0 when stopped, 1 when failed."""
+        try:
+            await self._control.start()
+            self._relay.start("0.0.0.0", self.settings.relay_port)  # noqa: S104  (a Service reaches it)
+            while True:
+                what = await self._boot()
+                if what is Next.STOPPED:
+                    if fault := self._prepared.fault():
+                        return self._failed(fault)
+                    log.info("stopped: %s", self.life.reason)
+                    return 0
+                if what is Next.FAILED:
+                    return self._failed(self.life.reason)
+                log.warning("%s: booting again", self.life.reason)
+        except DozlabError as error:
+            self._failed(str(error), logged=False)
+            raise
+        finally:
+            await tasks.stop([self._clock] if self._clock else [])
+            await self._relay.close()
+            await self._control.close()
+            self.console.close()
+
+    def _failed(self, reason: str, *, logged: bool = True) -> int:
+        self.life.state, self.life.reason = "failed", reason
+        self._say(self._stage, "failed", reason)
+        if logged:
+            log.error("the VM failed: %s", reason)
+        return 1
+
+    async def _boot(self) -> Next:
+        if self._stop.is_set():
+            self.life.state, self.life.reason = "stopped", "asked to stop"
+            return Next.STOPPED
+        settings, accel = self.settings, self.decision.accel
+        await network.wait_set_up(settings.shared, settings.tap, settings.network_wait)
+        network.check_tap(settings.tap)
+        files = inputs.collect(settings, self.decision.vmm, extra=self._prepared.archive())
+        port = 0 if settings.snapshot_out else settings.workspace_port
+        words = inputs.words(settings, self.decision.vmm, accel, workspace_port=port)
+        mac = network.guest_mac(settings.shared)
+        spec = Spec(
+            files.kernel, files.initrd, words, files.drives, settings.cpus, settings.memory, settings.tap, mac
+        )  # fmt: skip
+        snapshot = self._prepared.find(spec) if not self.life.boots else None
+        self._begin()
+        vmm = self._vmm = self._make()
+        read, write = os.pipe()
+        reader = tasks.start(self.console.read(read), name="console")
+        watchers: list[asyncio.Task[Any]] = []
+        try:
+            try:
+                if snapshot and not await self._restore(vmm, spec, write, snapshot):
+                    snapshot = None
+                    vmm = self._vmm = self._make()
+                if not snapshot:
+                    await vmm.start(spec, write)
+            finally:
+                os.close(write)
+            self._say("vmm", "done", f"{self.decision.vmm} ({accel})" + (", restored" if snapshot else ""))
+            self._say("kernel", "start")
+            self._restored = snapshot is not None
+            if snapshot:
+                self._on_marker(Marker("stage", "kernel"))
+                self._on_marker(Marker("stage", "init"))
+                self._docker_ready.set()
+            watchers = [
+                tasks.start(self._watch_boot(vmm), name="watch-boot"),
+                tasks.start(self._watch_last_word(vmm), name="watch-last-word"),
+                tasks.start(self._watch_stop(vmm), name="watch-stop"),
+                tasks.start(self._watch_disk(vmm), name="watch-disk"),
+                tasks.start(self._watch_ssh(), name="watch-ssh"),
+                tasks.start(self._watch_docker(), name="watch-docker"),
+            ]
+            if settings.snapshot_out:
+                watchers.append(tasks.start(self._watch_prepare(vmm, spec), name="watch-prepare"))
+            end = await vmm.wait()
+            await asyncio.wait({reader}, timeout=2.0)  # the last lines are still in the pipe
+        finally:
+            await tasks.stop([*watchers, reader])
+            await vmm.end()
+            self._vmm = None
+            self.ssh = self.docker = False
+            await self._relay.shut()
+        log.info("%s ended: status %d %s", self.decision.vmm, end.code, end.told)
+        return self.life.ended(end, time.monotonic(), self.console.summary())
+
+    async def _restore(self, vmm: Vmm, spec: Spec, console: int, snapshot: Snapshot) -> bool:
+        """Tell whether the session's machine runs now, from a snapshot; where not, all is ready for a boot."""
+        try:
+            await self._prepared.restore(vmm, spec, console, snapshot)
+        except (DozlabError, OSError) as error:
+            log.warning("not restored, so it boots: %s", error)
+            await vmm.end()
+            self._prepared.undo()
+            self.console.new_boot()
+            return False
+        return True
+
+    def _begin(self) -> None:
+        self.life.begin(time.monotonic())
+        self.console.new_boot()
+        self._init.clear()
+        self._docker_ready.clear()
+        self._last_word.clear()
+        self._stage = "vmm"
+        self._say("vmm", "start", f"boot {self.life.boots}, {self.decision.reason}")
+
+    def _make(self) -> Vmm:
+        if self.decision.vmm == "firecracker":
+            return Firecracker(Path(self.decision.binary), self.settings.shared / "fc.sock", self.settings.session)
+        return Qemu(QemuOptions(self.decision.binary, self.decision.accel, self.settings.session))
+
+    # -- what is seen
+
+    def _on_marker(self, marker: Marker) -> None:
+        self.life.mark(marker)
+        if marker == Marker("stage", "kernel"):
+            self._say("kernel", "done")
+            self._say("init", "start")
+        elif marker == Marker("stage", "init"):
+            self._say("init", "done")
+            self._say("sshd", "start")
+            self._say("dockerd", "start")
+            self._init.set()
+        elif marker.kind == "docker":
+            self._docker_ready.set()
+        elif marker.kind == "note" and marker.value in LACKS:
+            self._lacks.add(LACKS[marker.value])
+            self._say(LACKS[marker.value], "failed", marker.value)
+            log.warning("%s", marker.value)
+        if self.life.over:
+            self._last_word.set()
+
+    def _say(self, stage: Stage, event: str, detail: str = "") -> None:
+        if event == "start" and stage != "dockerd":
+            self._stage = stage
+        with contextlib.suppress(OSError):  # a full or vanished folder must not end the VM
+            self.timeline.add(stage, event, detail)  # type: ignore[arg-type]
+
+    async def _watch_boot(self, vmm: Vmm) -> None:
+        """End a boot that stands still before init."""
+        patience = self.settings.boot_patience or PATIENCE[self.decision.accel]
+        start = time.monotonic()
+        while not self._init.is_set():
+            now = time.monotonic()
+            if now - self.console.last_byte > patience:
+                self.life.stall(f"the guest's console stood still for {patience:.0f} s before init")
+            elif now - start > patience * INIT_FACTOR:
+                self.life.stall(f"the guest did not reach init within {patience * INIT_FACTOR:.0f} s")
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await self._init.wait()
+                continue
+            await vmm.end()
+            return
+
+    async def _watch_last_word(self, vmm: Vmm) -> None:
+        """End a VMM whose guest is over but which lives on."""
+        await self._last_word.wait()
+        limit = LAST_WORD[self.decision.accel]
+        while (left := self.console.last_byte + limit - time.monotonic()) > 0:  # noqa: ASYNC110  (a quiet time, not an event)
+            await asyncio.sleep(left)
+        log.info("the guest is over and %s lives on: ending it", self.decision.vmm)
+        await vmm.end()
+
+    async def _watch_stop(self, vmm: Vmm) -> None:
+        """Graceful stop: Ctrl-Alt-Del until the guest resets, else end the VMM. Before init nobody is there to ask."""
+        await self._stop.wait()
+        if self.life.reached_init:
+            with contextlib.suppress(TimeoutError, DozlabError):
+                async with asyncio.timeout(self.settings.stop_grace):
+                    await vmm.resume()
+                    while True:
+                        await vmm.press_ctrl_alt_del()
+                        await asyncio.sleep(KEY_EVERY)
+            log.warning("the guest did not shut down within %.0f s: ending the VM", self.settings.stop_grace)
+        await vmm.end()
+
+    async def _watch_prepare(self, vmm: Vmm, spec: Spec) -> None:
+        """Save the machine once it is whole, then end it."""
+        limit = 2 * READY[self.decision.accel]
+        try:
+            async with asyncio.timeout(limit):
+                while not (self.ssh and (self.docker or "dockerd" in self._lacks)):  # noqa: ASYNC110  (several events)
+                    await asyncio.sleep(0.2)
+            await self._prepared.save(vmm, spec)
+        except TimeoutError:
+            self._prepared.why = f"the guest was not ready within {limit:.0f} s"
+        except (DozlabError, OSError) as error:
+            self._prepared.why = str(error)
+        self.life.ask_stop()
+        await vmm.end()
+
+    async def _watch_disk(self, vmm: Vmm) -> None:
+        """A full disk of the host pauses the guest, who loses nothing; it goes on by itself once there is room."""
+        while True:
+            await vmm.wait_disk_full()
+            folder = self.settings.vm_data
+            before = self.life.state
+            self.life.state, self.life.reason = "paused", f"the host's disk below {folder} is full; free some space"
+            log.error("paused: %s", self.life.reason)
+            while shutil.disk_usage(folder).free < DISK_ROOM:  # noqa: ASYNC110  (no event tells of free space)
+                await asyncio.sleep(1.0)
+            await vmm.resume()
+            self.life.state, self.life.reason = before, ""
+            log.info("there is room on the host's disk again: the guest goes on")
+            self._set_clock()
+
+    async def _watch_ssh(self) -> None:
+        await self._init.wait()
+        host, port, accel = str(self.settings.vm_ip), self.settings.vm_ssh_port, self.decision.accel
+
+        def late() -> None:
+            self._say("sshd", "failed", f"sshd does not answer on {host}:{port} after {READY[accel]:.0f} s")
+            log.warning("the guest runs, but sshd does not answer on %s:%d", host, port)
+
+        await guest.wait_until(
+            lambda: guest.ssh_answers(host, port),
+            pause=0.05 if self._restored else POLL[accel],
+            patience=READY[accel],
+            late=late,
+        )
+        await self._relay.open()
+        self.ssh = True
+        self._say("sshd", "done")
+        self._stage = "vmm"
+        log.info("ready: sshd answers on %s:%d", host, port)
+
+    async def _watch_docker(self) -> None:
+        await self._init.wait()
+        host, port, accel = str(self.settings.vm_ip), self.settings.docker_port, self.decision.accel
+
+        def late() -> None:
+            self._say("dockerd", "failed", f"Docker does not answer on {host}:{port} (not every image has it)")
+            log.info("Docker does not answer on %s:%d; asking less often from now on", host, port)
+
+        await guest.wait_until(
+            lambda: guest.docker_answers(host, port), pause=max(1.0, POLL[accel]), patience=READY[accel], late=late
+        )
+        # dockerd answers before the images that came with the machine are loaded; the kit says when they are.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DOCKER_MARKER[accel]):
+                await self._docker_ready.wait()
+        self.docker = True
+        self._say("dockerd", "done")
+        log.info("Docker answers on %s:%d", host, port)

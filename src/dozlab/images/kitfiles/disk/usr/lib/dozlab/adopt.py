@@ -1,0 +1,281 @@
+"""The guest's side of snapshots: makes the machine ready to be saved, gives each copy an identity, sets the clock.
+
+Started by systemd at the first request. One JSON object a line, one request a connection, each with the key of the day:
+the one it was booted with until adoption, then the session's. Python 3.10 or newer, nothing else.
+Sources: random(4) for RNDADDENTROPY and RNDRESEEDCRNG, proc(5) for /proc/PID/mem, machine-id(5),
+systemd-random-seed(8).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import fcntl
+import glob
+import hmac
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+IDENTITY = "/run/dozlab/identity"
+TABLE = "/usr/lib/dozlab/identity"
+SERVICES = ("ssh.service", "sshd.service")
+"""Held while the machine is saved: nobody must meet the snapshot's host key. They read the new one when let go."""
+SOCKETS = ("ssh.socket", "sshd.socket")
+"""Stopped before the machine is saved, started again by adoption."""
+ENGINE_ID = "/var/lib/docker/engine-id"
+CONTAINERD_ID = "/var/lib/containerd/io.containerd.grpc.v1.introspection/uuid"
+RNDADDENTROPY = 0x40085203
+RNDRESEEDCRNG = 0x5207
+MS_BIND = 4096
+LIMIT = 1 << 20
+QUIET = 0.5
+"""Seconds without a request after adoption until the rest is done."""
+PATIENCE = 90.0
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class State:
+    """What is kept between requests."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.sockets: list[str] = []
+        self.held: list[int] = []
+        """Processes that are stopped until adoption."""
+        self.docker: list[tuple[int, int]] = []
+        """(pid, address) of each place that holds Docker's id."""
+        self.docker_id = b""
+        self.later: list[str] | None = None
+        """Units to start once adoption has been answered."""
+
+
+Request = dict[str, Any]
+
+
+def run(*words: str, check: bool = True) -> str:
+    """Run a program; return what it printed."""
+    done = subprocess.run(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if check and done.returncode:
+        raise RuntimeError(f"{' '.join(words[:3])}: {done.stdout.strip()[-300:]}")
+    return done.stdout
+
+
+def prepare(state: State, _request: Request) -> Request:
+    """Wait until nothing is left to start, close what only a session may open, and look where Docker keeps its id."""
+    deadline = time.monotonic() + PATIENCE
+    while run("systemctl", "list-jobs", "--no-legend", check=False).strip():
+        if time.monotonic() > deadline:
+            raise RuntimeError("the machine is still starting: " + run("systemctl", "list-jobs", "--no-legend"))
+        time.sleep(0.5)
+    active = run("systemctl", "is-active", *SOCKETS, check=False).split()
+    state.sockets = [unit for unit, how in zip(SOCKETS, active, strict=False) if how == "active"]
+    if state.sockets:
+        run("systemctl", "stop", *state.sockets)
+    told = run("systemctl", "show", "--property=MainPID", "--value", *SERVICES, check=False).split()
+    state.held = [int(pid) for pid in told if pid != "0"]
+    for pid in state.held:
+        os.kill(pid, signal.SIGSTOP)
+    state.docker_id, state.docker = find_docker_id()
+    for name in os.listdir(IDENTITY):
+        if name != "token":
+            os.unlink(os.path.join(IDENTITY, name))
+    os.sync()
+    return {}
+
+
+def find_docker_id() -> tuple[bytes, list[tuple[int, int]]]:
+    """Return Docker's id and (pid, address) of every copy in dockerd's memory: it reads its file only at its start."""
+    try:
+        with open(ENGINE_ID, "rb") as file:
+            known = file.read().strip()
+    except OSError:
+        return b"", []
+    found: list[tuple[int, int]] = []
+    for pid in (int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*/comm") if read(path) == "dockerd"):
+        with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as memory:
+            for line in maps:
+                span = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw.p ", line)
+                if not span or "[v" in line:
+                    continue
+                start, end = (int(part, 16) for part in span.groups())
+                found += [(pid, start + at) for at in search(memory, start, end, known)]
+    return known, found
+
+
+def search(memory: BinaryIO, start: int, end: int, word: bytes) -> list[int]:
+    """Return the offsets of a word between two addresses; pages nobody has touched read as zeros."""
+    offsets: list[int] = []
+    step, at = 4 << 20, start
+    while at < end:
+        size = min(step + len(word), end - at)
+        try:
+            memory.seek(at)
+            block = memory.read(size)
+        except OSError:
+            block = b""
+        here = block.find(word)
+        while here >= 0:
+            if here < step:
+                offsets.append(at - start + here)
+            here = block.find(word, here + 1)
+        at += step
+    return offsets
+
+
+def change_docker_id(state: State) -> None:
+    """Give Docker a new id, in its file and in the running daemon's memory: a restart would take longer than a boot."""
+    if not state.docker_id:
+        return
+    new = str(uuid.uuid4()).encode()
+    write(ENGINE_ID, new)
+    for pid, address in state.docker:
+        with open(f"/proc/{pid}/mem", "rb+", buffering=0) as memory:
+            memory.seek(address)
+            if memory.read(len(new)) == state.docker_id:
+                memory.seek(address)
+                memory.write(new)
+    state.docker_id = new
+
+
+def set_clock(request: Request) -> None:
+    """Set the clock to the host's, or move it by a step."""
+    if "step" in request:
+        time.clock_settime(time.CLOCK_REALTIME, time.time() + float(request["step"]))
+    elif "time" in request:
+        time.clock_settime(time.CLOCK_REALTIME, float(request["time"]))
+
+
+def reseed(entropy: bytes) -> None:
+    """Give the kernel's generator what no other copy has, and make it use that at once."""
+    with open("/dev/urandom", "rb+", buffering=0) as device:
+        fcntl.ioctl(device, RNDADDENTROPY, struct.pack("ii", 8 * len(entropy), len(entropy)) + entropy)
+        fcntl.ioctl(device, RNDRESEEDCRNG)
+
+
+def adopt(state: State, request: Request) -> Request:
+    """Become the session's machine: the clock first.
+
+    No program is started: that takes an emulated machine a tenth of a second each.
+    """
+    set_clock(request)
+    reseed(base64.b64decode(request["entropy"]))
+    state.token = request["token_next"]
+    apply_identity({name: base64.b64decode(text) for name, text in request["identity"].items()})
+    for pid in state.held:
+        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, signal.SIGCONT)
+    write("/run/dozlab/boot-id", (str(uuid.uuid4()) + "\n").encode(), 0o444)
+    if libc.mount(b"/run/dozlab/boot-id", b"/proc/sys/kernel/random/boot_id", None, MS_BIND, None):
+        raise OSError(ctypes.get_errno(), "boot_id: " + os.strerror(ctypes.get_errno()))
+    if os.path.exists(CONTAINERD_ID):
+        write(CONTAINERD_ID, str(uuid.uuid4()).encode())
+    change_docker_id(state)
+    later = [*state.sockets]
+    if request.get("env"):
+        write("/run/dozlab/env", request["env"].encode())
+        later.append("dozlab-workspace.service")
+    state.later = later
+    return {}
+
+
+def apply_identity(files: dict[str, bytes]) -> None:
+    """Put the files where they belong, as apply-identity does at a boot."""
+    with open(TABLE) as table:
+        rows = [line.split() for line in table if not line.startswith("#")]
+    for name, target, mode in rows:
+        if name in files:
+            write(os.path.join(IDENTITY, name), files[name], 0o600)
+            write(target, files[name], int(mode, 8))
+    if "hostname" in files:
+        with open("/proc/sys/kernel/hostname", "wb") as file:
+            file.write(files["hostname"])
+
+
+def afterwards(state: State) -> None:
+    """What a session need not wait for."""
+    units, state.later = state.later or [], None
+    try:
+        write("/var/lib/systemd/random-seed", os.urandom(512), 0o600)
+        if units:
+            run("systemctl", "start", "--no-block", *units)
+    except (OSError, RuntimeError) as error:
+        sys.stderr.write(f"adopt: {error}\n")
+
+
+def clock(_state: State, request: Request) -> Request:
+    """Only the clock, as after a pause."""
+    set_clock(request)
+    return {}
+
+
+VERBS: dict[str, Callable[[State, Request], Request]] = {"prepare": prepare, "adopt": adopt, "clock": clock}
+
+
+def read(path: str) -> str:
+    """Return a small file without its last newline, empty where it cannot be read."""
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def write(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Write a file, whole or not at all."""
+    temp = path + ".dozlab"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temp)
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        os.fchmod(fd, mode)
+    os.rename(temp, path)
+
+
+def answer(state: State, line: bytes) -> Request:
+    """Return the answer to one request."""
+    try:
+        request = json.loads(line)
+        if not hmac.compare_digest(str(request.get("token", "")), state.token):
+            return {"ok": False, "error": "not the key of this machine"}
+        return {"ok": True, **VERBS[request["verb"]](state, request), "time": time.time()}
+    except Exception as error:  # whatever it is, the host has to hear it
+        return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+
+
+def main() -> None:
+    """Serve until the machine ends."""
+    state = State(read(os.path.join(IDENTITY, "token")))
+    os.unlink(os.path.join(IDENTITY, "token"))
+    server = socket.socket(fileno=3)  # systemd's (sd_listen_fds(3))
+    while True:
+        server.settimeout(QUIET if state.later is not None else None)
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            afterwards(state)
+            continue
+        with connection:
+            connection.settimeout(10.0)
+            try:
+                line = connection.makefile("rb").readline(LIMIT)
+                connection.sendall(json.dumps(answer(state, line)).encode() + b"\n")
+            except OSError as error:
+                sys.stderr.write(f"adopt: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Prepared snapshots of one node: booted guests, saved once, read by every session that fits (ARCHITECTURE.md, Store).
+
+An entry is a folder that appears by one rename; `snapshot.json` in it tells what it needs of a session and a machine. A
+snapshot whose needs differ in anything is no snapshot: guests would crash in ways nobody could explain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from dozlab.lib.errors import DozlabError
+from dozlab.lib.files import locked, read_json, sync_dir, write_json
+
+STATE = "state"
+MEMORY = "memory"
+"""The guest's memory, where the VMM keeps it in a file of its own (Firecracker maps it)."""
+DISK = "disk.ext4"
+TOKEN = "token"  # noqa: S105  (a file's name)
+DESCRIPTION = "snapshot.json"
+FORMAT = 1
+"""Raise it when an older snapshot could no longer be adopted."""
+
+Needs = dict[str, str | int]
+
+WORDS = {
+    "base": "image",
+    "kit": "boot kit",
+    "vmm": "VMM",
+    "binary": "build of the VMM",
+    "accel": "accelerator",
+    "cpu": "CPU",
+    "cpus": "number of vCPUs",
+    "memory": "memory in MiB",
+    "disk": "size of the session disk",
+    "cmdline": "network settings",
+    "paths": "place of the disks",
+}
+"""Need -> what people call it."""
+
+
+class Unfit(DozlabError):
+    """No snapshot can be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One prepared snapshot. `size`: bytes on disk; `created`: seconds since the epoch."""
+
+    folder: Path
+    needs: Needs
+    created: float
+    size: int
+
+    @property
+    def state(self) -> Path:
+        """Return the VMM's state, memory included."""
+        return self.folder / STATE
+
+    @property
+    def disk(self) -> Path:
+        """Return the session disk of that moment."""
+        return self.folder / DISK
+
+    @property
+    def token(self) -> str:
+        """Return the one-time key of adoption."""
+        return (self.folder / TOKEN).read_text().strip()
+
+
+def key(needs: Needs) -> str:
+    """Return the name of a snapshot: a digest over all it needs. Pure."""
+    return hashlib.sha256(json.dumps({**needs, "format": FORMAT}, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def difference(needs: Needs, others: list[Needs]) -> str:
+    """Return in one line why none of the others fits: the nearest one and what is different about it. Pure."""
+    same_base = [other for other in others if other.get("base") == needs.get("base")]
+    if not same_base:
+        return "no snapshot of this image has been prepared"
+
+    def faults(other: Needs) -> list[str]:
+        return [name for name in sorted({*needs, *other}) if needs.get(name) != other.get(name)]
+
+    nearest = min(same_base, key=lambda other: len(faults(other)))
+    name, *more = faults(nearest) or ["format"]
+    words = f"the prepared snapshot is for another {WORDS.get(name, name)}"
+    values = [str(each.get(name, "none")) for each in (nearest, needs)]
+    if all(len(value) <= 40 for value in values):
+        words += f" ({values[0]}, not {values[1]})"
+    return words + (f" and differs in {len(more)} more" if more else "")
+
+
+class Snapshots:
+    """All snapshots below one folder. Reading needs no lock and no write access."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find(self, needs: Needs) -> Snapshot:
+        """Return the snapshot for exactly these needs.
+
+        :raises Unfit: when there is none, or it is damaged
+        """
+        folder = self.folder / key(needs)
+        if not folder.is_dir():
+            raise Unfit(difference(needs, [each.needs for each in self.ls()]))
+        found = _load(folder)
+        if found is None or found.needs != needs:
+            raise Unfit(f"the prepared snapshot {folder.name} is damaged")
+        return found
+
+    def ls(self) -> list[Snapshot]:
+        """Return every whole snapshot, the newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [_load(path) for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        return sorted((each for each in found if each), key=lambda each: (-each.created, each.folder.name))
+
+    def add(self, made: Path) -> Snapshot:
+        """Take over a folder that `describe` has finished, on the same file system; it replaces one of the same needs.
+
+        :raises DozlabError: when it is not whole
+        """
+        found = _load(made)
+        if found is None:
+            raise DozlabError(f"{made} holds no whole snapshot")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in made.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        target = self.folder / key(found.needs)
+        with locked(self.folder / ".lock"):
+            for stale in self.folder.glob(".old.*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            if target.exists():
+                target.rename(self.folder / f".old.{target.name}")
+            made.rename(target)
+            sync_dir(self.folder)
+            shutil.rmtree(self.folder / f".old.{target.name}", ignore_errors=True)
+        return Snapshot(target, found.needs, found.created, found.size)
+
+    def rm(self, snapshot: Snapshot) -> None:
+        """Remove one; sessions that run from it are not disturbed."""
+        with locked(self.folder / ".lock"):
+            hidden = self.folder / f".old.{snapshot.folder.name}"
+            snapshot.folder.rename(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+
+    def limit(self, size: int) -> list[Snapshot]:
+        """Remove the oldest until the rest has at most `size` bytes, but never the newest; return what went."""
+        gone, total = [], 0
+        for number, each in enumerate(self.ls()):
+            total += each.size
+            if number and total > size:
+                self.rm(each)
+                gone.append(each)
+        return gone
+
+
+def describe(folder: Path, needs: Needs) -> None:
+    """Finish a snapshot's folder: what it needs, and what its files must look like."""
+    names = [STATE, DISK, TOKEN, *([MEMORY] if (folder / MEMORY).exists() else [])]
+    files = {name: (folder / name).stat().st_size for name in names}
+    value = {"needs": needs, "files": files, "created": round(time.time(), 3), "format": FORMAT}
+    write_json(folder / DESCRIPTION, value, sync=True)
+
+
+def _load(folder: Path) -> Snapshot | None:
+    """Return the snapshot in a folder; None where it is not whole (a file is missing or of another length)."""
+    try:
+        told = read_json(folder / DESCRIPTION)
+        if told["format"] != FORMAT:
+            return None
+        if not {STATE, DISK, TOKEN} <= told["files"].keys() <= {STATE, DISK, TOKEN, MEMORY}:
+            return None
+        size = 0
+        for name in told["files"]:
+            facts = (folder / name).stat()
+            if facts.st_size != told["files"][name]:
+                return None
+            size += facts.st_blocks * 512
+        return Snapshot(folder, dict(told["needs"]), float(told["created"]), size)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,1 @@
+"""Container init-rootfs: base image fetched, verified, unpacked; session disk; keys and identity."""

@@ -1,0 +1,108 @@
+"""Entry point of init-rootfs: base image, session disk, identity, rootfs.json; then it ends."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from dozlab.init_rootfs import disk, fetch, identity
+from dozlab.init_rootfs.settings import Settings, from_env
+from dozlab.lib import files, log
+from dozlab.lib.errors import DozlabError
+from dozlab.lib.timeline import Timeline
+
+logger = logging.getLogger(__name__)
+
+HELP = """Make a session's disks and identity: the base image (fetched once per node, checked, unpacked),
+the session disk, keys.
+Environment: SESSION_ID, IMAGE_DOWNLOAD_URL (http, https, file or a path; plain, .zst, .gz or .xz), IMAGE_SHA256 (of the
+unpacked image), IMAGE_SIZE (4G: the session disk), IMAGE_PATH (a base to use as it is), KERNELS_DIR (/srv/vm/kernels),
+KERNELS_SIZE_LIMIT (most an unpacked base may have), VM_DATA (/vm-data), SHARED_DIR (/shared), SSH_AUTHORIZED_KEYS,
+VM_HOSTNAME, GATEWAY_IP, VM_IP, DNS_SERVERS, SESSION_UID (owner of what it makes).
+Exit status: 0 done, 1 failed, 2 bad environment, 128 + n ended by signal n."""
+
+
+class Stopped(BaseException):
+    """A signal asked us to end. No Exception, so that nothing takes it for a failure of its own on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, frame: object) -> None:
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)  # one is enough: cleaning up is not to be cut short
+    raise Stopped(number)
+
+
+def prepare(settings: Settings, timeline: Timeline) -> str:
+    """Make everything; return what was done, for people.
+
+    :raises DozlabError: one line that says what to do
+    """
+
+    def report(line: str) -> None:
+        logger.info("image: %s", line)
+        timeline.add("rootfs", "start", line)
+
+    base = fetch.base(settings, report)
+    session, what = disk.prepare(settings, base.digest)
+    identity.write(settings)
+    rootfs = {
+        "base": _relative(base.path, settings.kernels_dir),
+        "digest": base.digest,
+        "disk": str(session.relative_to(settings.vm_data)),
+    }
+    files.write_json(settings.shared_dir / "rootfs.json", rootfs)
+    return f"base {base.digest[:12]} {base.how}, session disk {what}"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def main(argv: list[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
+    """Run the component and return its exit status."""
+    parser = argparse.ArgumentParser("init-rootfs", description=HELP, formatter_class=argparse.RawTextHelpFormatter)
+    parser.parse_args(argv)
+    log.set_up("init-rootfs")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs whole URLs, tokens included
+    started = time.monotonic()
+    before = {each: signal.signal(each, _stop) for each in (signal.SIGTERM, signal.SIGINT)}
+    timeline: Timeline | None = None
+    try:
+        settings = from_env(environ)
+        os.umask(0o022)
+        try:
+            timeline = Timeline(settings.shared_dir)
+            timeline.add("rootfs", "start")
+        except OSError as error:
+            timeline = None
+            raise DozlabError(f"cannot write to {settings.shared_dir}: {error.strerror}") from error
+        done = prepare(settings, timeline)
+        timeline.add("rootfs", "done", done)
+        logger.info("%s, in %.2f s", done, time.monotonic() - started)
+    except DozlabError as error:
+        print(f"init-rootfs: {error}", file=sys.stderr)  # noqa: T201  (the one line for people)
+        if timeline:
+            timeline.add("rootfs", "failed", str(error))
+        return error.exit_code
+    except Stopped as stopped:
+        if timeline:
+            timeline.add("rootfs", "failed", f"stopped by {signal.Signals(stopped.number).name}")
+        return 128 + stopped.number
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""What is known of the sessions on this machine, from disk, locks and control sockets. Never starts or ends one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dozlab.lib import control, files
+from dozlab.lib.errors import DozlabError, NoSuchSession
+from dozlab.lib.timeline import Timeline
+from dozlab.session.layout import Layout, check_id, sessions_dir
+from dozlab.session.ports import Ports
+from dozlab.session.privileges import UID_BASE, UID_COUNT
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was chosen when a session was started."""
+
+    id: str
+    ports: Ports
+    address: str
+    uid: int | None
+    """uid of the components; None: the user's own."""
+    pid: int
+    """The launcher, later pasta: ending it ends the session."""
+    created: float
+    resources: dict[str, str] = field(default_factory=dict)
+    """Name below /mnt -> path on the host of what the components use read-only: kit, code-server, docker-cli."""
+
+    def save(self, path: Path) -> None:
+        """Write them down."""
+        files.write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Facts | None:
+        """Return the facts, or None where there are none."""
+        raw = files.read_json(path)
+        return None if raw is None else cls(**{**raw, "ports": Ports(**raw["ports"])})
+
+
+@dataclass(frozen=True)
+class Status:
+    """One session as it is now."""
+
+    id: str
+    state: str
+    """starting, running, stopping, stopped, failed, or dead (its supervisor was killed)."""
+    reason: str = ""
+    urls: dict[str, str] = field(default_factory=dict)
+    components: dict[str, Any] = field(default_factory=dict)
+    vm: dict[str, Any] = field(default_factory=dict)
+    created: float = 0.0
+    supervisor: int = 0
+    """The supervisor's pid as seen from here; 0 where there is none."""
+
+
+def urls(facts: Facts, base_path: str = "") -> dict[str, str]:
+    """Return where the session is reached; empty where nothing is published."""
+    if not facts.ports.pairs():
+        return {}
+    host = "127.0.0.1" if facts.address in ("0.0.0.0", "127.0.0.1") else facts.address  # noqa: S104
+    return {
+        "terminal": f"http://{host}:{facts.ports.terminal}{base_path}/",
+        "vscode": f"http://{host}:{facts.ports.vscode}/",
+        "ssh": f"ssh -p {facts.ports.ssh} root@{host}",
+    }
+
+
+def ids() -> list[str]:
+    """Return the ids of all sessions, stopped ones included."""
+    root = sessions_dir()
+    if not root.is_dir():
+        return []
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def find(session_id: str) -> Layout:
+    """Return the layout of an existing session.
+
+    :raises NoSuchSession: with the ones there are
+    """
+    layout = Layout(check_id(session_id))
+    if not layout.state.is_dir():
+        there = ", ".join(ids()) or "none"
+        raise NoSuchSession(f"no session {session_id!r} (there is: {there})", hint=f"start one: dozlab up {session_id}")
+    return layout
+
+
+def alive(layout: Layout) -> bool:
+    """Tell whether somebody holds the session's lock: a launcher, or the session itself."""
+    if not layout.lock.exists():
+        return False
+    try:
+        with files.locked(layout.lock, wait=False):
+            return False
+    except files.Busy:
+        return True
+
+
+def died(layout: Layout) -> str:
+    """Return why a session ended that could not say so itself: pasta's last complaint, else that it was killed."""
+    path = layout.log("pasta")
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    complaints = [line.partition("ERROR:")[2].strip() for line in lines if "ERROR:" in line]
+    return f"pasta, its network, ended: {complaints[-1]}" if complaints else "its supervisor was killed"
+
+
+async def status(layout: Layout) -> Status:
+    """Return the truth about one session, whatever happened to it."""
+    facts = Facts.load(layout.facts)
+    where = urls(facts, _base_path(layout)) if facts else {}
+    created = facts.created if facts else 0.0
+    if alive(layout):
+        try:
+            reply = await control.call(layout.control, "status", timeout=5)
+        except DozlabError:
+            return Status(layout.id, "starting", urls=where, created=created)
+        return Status(
+            layout.id, reply["state"], reply.get("reason", ""), where, reply["components"], reply.get("vm", {}),
+            created, peer_pid(layout.control),
+        )  # fmt: skip
+    end = files.read_json(layout.end)
+    if end:
+        return Status(layout.id, end["state"], end["reason"], where, created=created)
+    return Status(layout.id, "dead", died(layout), where, created=created)
+
+
+def _base_path(layout: Layout) -> str:
+    raw = files.read_json(layout.values) or {}
+    return str(raw.get("terminal", {}).get("basePath", ""))
+
+
+def peer_pid(path: Path) -> int:
+    """Return the pid, in our PID namespace, of who listens on a unix socket (SO_PEERCRED, unix(7)); 0 if nobody."""
+    import socket
+    import struct
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(2)
+        try:
+            sock.connect(str(path))
+            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:
+            return 0
+    return int(struct.unpack("3i", raw)[0])
+
+
+def all_status() -> list[Status]:
+    """Return the status of every session."""
+
+    async def gather() -> list[Status]:
+        return list(await asyncio.gather(*(status(Layout(name)) for name in ids())))
+
+    return asyncio.run(gather())
+
+
+def promised_ports() -> set[int]:
+    """Return host ports that live sessions have been given (one that is still fetching does not listen yet)."""
+    taken: set[int] = set()
+    for name in ids():
+        layout = Layout(name)
+        facts = Facts.load(layout.facts)
+        if facts and alive(layout):
+            taken |= {facts.ports.vscode, facts.ports.terminal, facts.ports.ssh}
+    return taken
+
+
+def free_uid() -> int:
+    """Return the lowest session uid that no session has."""
+    taken = {facts.uid for name in ids() if (facts := Facts.load(Layout(name).facts))}
+    return next(uid for uid in range(UID_BASE, UID_BASE + UID_COUNT) if uid not in taken)
+
+
+def who_needs(digest: str) -> str:
+    """Return the sessions, stopped ones included, whose disk lies over the base image of that digest."""
+    users = [
+        name
+        for name in ids()
+        if (files.read_json(Layout(name).vm_data / "disk/base.json") or {}).get("digest") == digest
+    ]
+    return ", ".join(users)
+
+
+def remove(layout: Layout) -> None:
+    """Delete everything of a session that is not alive. Folders a learner made unreadable are opened first."""
+    for folder in (layout.run, layout.state):
+        _remove_tree(folder)
+    with contextlib.suppress(FileNotFoundError):
+        layout.lock.unlink()
+    with contextlib.suppress(OSError):
+        layout.run.parent.rmdir()
+
+
+def _remove_tree(folder: Path) -> None:
+    def reopen(_function: Any, path: str, _error: Any) -> None:
+        parent = os.path.dirname(path)
+        os.chmod(parent, 0o700)
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.chmod(path, 0o700)
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+    if folder.exists():
+        shutil.rmtree(folder, onerror=reopen)
+
+
+@contextlib.contextmanager
+def registry() -> Iterator[None]:
+    """Hold the lock under which sessions are created and removed."""
+    sessions_dir().mkdir(parents=True, exist_ok=True, mode=0o700)
+    with files.locked(sessions_dir() / ".registry.lock"):
+        yield
+
+
+def timeline(layout: Layout) -> Timeline:
+    """Return the session's timeline, as the host sees it."""
+    return Timeline(layout.shared)
+
+
+def now() -> float:
+    """Return seconds since the epoch, rounded for people who read the files."""
+    return round(time.time(), 3)

@@ -1,0 +1,312 @@
+"""Shells that outlive their clients: each has a history, a channel into the guest and any number of attachments."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from dozlab.lib import tasks
+from dozlab.terminal_sidecar import protocol
+from dozlab.terminal_sidecar.attachment import MOST_CREDIT, Attachment
+from dozlab.terminal_sidecar.history import History
+
+log = logging.getLogger(__name__)
+
+_NUDGE = 0.1  # seconds between the two sizes of a forced redraw: programs compare sizes after SIGWINCH
+_LOST = b"\r\n\x1b[2m-- connection to the machine lost; a new shell opens as soon as it answers --\x1b[0m\r\n"
+_BACK = b"\x1b[2m-- the machine is back: this is a new shell --\x1b[0m\r\n"
+MOST_UNREAD_INPUT = 4 << 20
+"""Bytes of input that may wait for a program that does not read."""
+MOST_EARLY_INPUT = 64 << 10
+"""Bytes of input kept while a shell opens."""
+
+
+class ChannelLike(Protocol):
+    """What a shell needs of a channel (`guest.Channel`)."""
+
+    def write(self, data: bytes) -> int:
+        """Send input; returns the bytes that wait."""
+
+    def resize(self, cols: int, rows: int) -> None:
+        """Set the size in cells."""
+
+    def hold(self, hold: bool) -> None:
+        """Stop or go on reading."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+class GuestLike(Protocol):
+    """What a shell needs of the guest (`guest.Guest`)."""
+
+    @property
+    def state(self) -> str:
+        """Return `waiting`, `live` or `lost`."""
+
+    async def open_shell(self, events: Shell, cols: int, rows: int) -> ChannelLike:
+        """Wait for the guest and open a shell there."""
+
+
+class Client:
+    """A browser on a shell: its attachment, and an event that says there may be something to send."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self.attachment = attachment
+        self.wake = asyncio.Event()
+        self.wake.set()
+        self.cols, self.rows = 80, 24
+
+
+class Shell:
+    """One named terminal of the session. A lost guest gets it a new shell by itself, an exit waits for the user."""
+
+    def __init__(self, name: str, guest: GuestLike, *, history_bytes: int, clock: Callable[[], float]) -> None:
+        self.name = name
+        self.history = History(history_bytes)
+        self.clients: list[Client] = []  # the last one leads: it answers queries and sets the size
+        self.starts = 0
+        self.cols, self.rows = 80, 24
+        self.idle_since = clock()
+        self.ended: bytes | None = None  # the EXIT frame
+        self._guest, self._clock = guest, clock
+        self._channel: ChannelLike | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._nudge: asyncio.TimerHandle | None = None
+        self._early = bytearray()  # typed while the shell opens
+        self._closed = self._lost = False
+
+    # --- clients
+
+    def attach(self, hello: protocol.Hello, session: str) -> Client:
+        """Add a client, which then leads; opens the shell if this is the first."""
+        client = Client(Attachment(self.history, hello, self._clock()))
+        client.cols, client.rows = hello.cols, hello.rows
+        client.attachment.first(protocol.welcome(session=session, shell=self.name, epoch=self.history.epoch))
+        fresh = client.attachment.replays > 0
+        self.clients.append(client)
+        if self._channel is None and self.ended is None:
+            self.cols, self.rows = hello.cols, hello.rows
+            self._open()
+        self._lead(client)
+        if self.ended is not None:
+            client.attachment.after_output(self.ended)
+        elif fresh and self._channel is not None and self.history.modes().alternate:
+            self._redraw()
+        return client
+
+    def detach(self, client: Client) -> None:
+        """Remove a client; the shell stays."""
+        self.clients.remove(client)
+        self.idle_since = self._clock()
+        if self.clients:
+            self._lead(self.clients[-1])
+        self._regulate()
+
+    def _lead(self, client: Client) -> None:
+        self.clients.remove(client)
+        self.clients.append(client)
+        self._set_size(client.cols, client.rows)
+        self.tell_state()
+
+    def tell_state(self) -> None:
+        """Send every client the STATE frame."""
+        for client in self.clients:
+            client.attachment.control(
+                protocol.state(
+                    guest=self._guest.state, lead=client is self.clients[-1], cols=self.cols, rows=self.rows,
+                    clients=len(self.clients),
+                )
+            )  # fmt: skip
+            client.wake.set()
+
+    def receive(self, client: Client, frame: protocol.ClientFrame) -> None:
+        """Take a frame from an attached client.
+
+        :raises ProtocolError: when it is out of place, or input piles up
+        """
+        match frame:
+            case protocol.Ack():
+                client.attachment.ack(frame, self._clock())
+                client.wake.set()
+                self._regulate()
+            case protocol.Input():
+                if client is not self.clients[-1]:
+                    self._lead(client)
+                self._input(frame.data)
+            case protocol.Resize():
+                client.cols, client.rows = frame.cols, frame.rows
+                if client is self.clients[-1]:
+                    self._set_size(frame.cols, frame.rows)
+                    if len(self.clients) > 1:
+                        self.tell_state()
+            case protocol.Ping():
+                client.attachment.control(protocol.pong(frame.token))
+                client.wake.set()
+            case protocol.NewShell():
+                if self.ended is not None:
+                    self.ended = None
+                    self._print(b"\r\n")
+                    self._open()
+                    self.tell_state()
+            case protocol.Hello():
+                raise protocol.ProtocolError("a second HELLO")
+
+    def _input(self, data: bytes) -> None:
+        if self._channel is not None:
+            if self._channel.write(data) > MOST_UNREAD_INPUT:
+                raise protocol.ProtocolError("the program does not read its input", protocol.CLOSE_TOO_MANY)
+        elif self._opening is not None and not self._lost and len(self._early) + len(data) <= MOST_EARLY_INPUT:
+            self._early += data  # never half a command for a lost shell into its successor
+
+    # --- the channel's side
+
+    def _open(self) -> None:
+        if self._opening is None and not self._closed:
+            self._opening = tasks.start(self._open_shell(), name=f"open-shell-{self.name}")
+
+    async def _open_shell(self) -> None:
+        channel = await self._guest.open_shell(self, self.cols, self.rows)
+        self._opening = None
+        if self._closed:
+            channel.close()
+            return
+        self.starts += 1
+        if self._lost:
+            self._lost = False
+            self._print(_BACK)
+        self._channel = channel
+        channel.resize(self.cols, self.rows)
+        channel.write(bytes(self._early))
+        self._early.clear()
+        self._regulate()
+        self.tell_state()
+
+    def shell_output(self, data: bytes) -> None:
+        """Take bytes that the shell printed."""
+        self._print(data)
+        self._regulate()
+
+    def _print(self, data: bytes) -> None:
+        self.history.append(data)
+        for client in self.clients:
+            client.wake.set()
+
+    def shell_ended(self, status: int | None, signal: str | None) -> None:
+        """Take the shell's end; one that has neither status nor signal was lost with the guest."""
+        self._channel = None
+        if self._closed:
+            return
+        self._print(self.history.modes().leave())
+        if status is None and signal is None:
+            self._lost = True
+            self._early.clear()
+            self._print(_LOST)
+            self._open()
+        else:
+            reason = "exited" if signal is None else "killed"
+            log.info("shell %s %s (status %s, signal %s)", self.name, reason, status, signal)
+            self.ended = protocol.exit_(status=status, signal=signal, reason=reason)
+            for client in self.clients:
+                client.attachment.after_output(self.ended)
+                client.wake.set()
+        self.tell_state()
+
+    def _regulate(self) -> None:
+        """Hold the program back while even the quickest client has all it may have. Nobody there: it runs on."""
+        if self._channel is None:
+            return
+        now = self._clock()
+        active = [c.attachment for c in self.clients if not c.attachment.stalled(now)]
+        lag = min((self.history.end - a.acked - a.credit.size for a in active), default=-MOST_CREDIT)
+        self._channel.hold(lag >= 0)
+
+    def regulate(self) -> None:
+        """Look again whether clients have stalled; to be called now and then."""
+        self._regulate()
+
+    def _set_size(self, cols: int, rows: int) -> None:
+        if (cols, rows) != (self.cols, self.rows):
+            self.cols, self.rows = cols, rows
+            if self._channel is not None:
+                self._channel.resize(cols, rows)
+
+    def _redraw(self) -> None:
+        """Make a full-screen program draw anew: one row less for a moment (SIGWINCH, signal(7))."""
+        if self._channel is None or self.rows < 3:
+            return
+        if self._nudge is not None:
+            self._nudge.cancel()
+        self._channel.resize(self.cols, self.rows - 1)
+        self._nudge = asyncio.get_running_loop().call_later(_NUDGE, self._redrawn)
+
+    def _redrawn(self) -> None:
+        self._nudge = None
+        if self._channel is not None:
+            self._channel.resize(self.cols, self.rows)
+
+    @property
+    def live(self) -> bool:
+        """Tell whether a shell runs in the guest."""
+        return self._channel is not None
+
+    def close(self) -> None:
+        """Hang up for good."""
+        self._closed = True
+        if self._nudge is not None:
+            self._nudge.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._channel is not None:
+            self._channel.close()
+
+
+class Shells:
+    """The session's shells by name, with their limits."""
+
+    def __init__(
+        self, guest: GuestLike, *, most: int, history_bytes: int, idle_seconds: float, clock: Callable[[], float]
+    ) -> None:
+        self._guest, self._most, self._history_bytes, self._clock = guest, most, history_bytes, clock
+        self._idle_seconds = idle_seconds
+        self._shells: dict[str, Shell] = {}
+
+    def get(self, name: str) -> Shell:
+        """Return the shell of that name, made when it is new.
+
+        :raises ProtocolError: when there are too many
+        """
+        shell = self._shells.get(name)
+        if shell is None:
+            if len(self._shells) >= self._most:
+                raise protocol.ProtocolError(f"more than {self._most} shells", protocol.CLOSE_TOO_MANY)
+            shell = Shell(name, self._guest, history_bytes=self._history_bytes, clock=self._clock)
+            self._shells[name] = shell
+        return shell
+
+    def all(self) -> list[Shell]:
+        """Return the shells."""
+        return list(self._shells.values())
+
+    def tell_state(self) -> None:
+        """Tell all clients that the guest's state has changed."""
+        for shell in self.all():
+            shell.tell_state()
+
+    def sweep(self) -> None:
+        """Let go of shells that nobody has looked at for the idle time, and look for stalled clients."""
+        now = self._clock()
+        for name, shell in list(self._shells.items()):
+            shell.regulate()
+            if not shell.clients and now - shell.idle_since > self._idle_seconds:
+                log.info("shell %s closed: no client for %.0f s", name, self._idle_seconds)
+                shell.close()
+                del self._shells[name]
+
+    def close(self) -> None:
+        """Hang up all shells."""
+        for shell in self.all():
+            shell.close()
+        self._shells.clear()

@@ -1,0 +1,198 @@
+"""The terminal page as a learner meets it: login, a command, a reload in the middle of `top`. Real Chromium, no VM.
+
+A real SSH server with real shells stands in for the guest (tests/unit/terminal_sidecar/guest_sshd.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from dozlab.lib.timeline import Timeline
+from dozlab.terminal_sidecar.settings import Settings
+from tests.support import EVIDENCE
+from tests.unit.terminal_sidecar.conftest import PASSWORD, Guest, Sidecar
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+PAGE = Settings("x").page_dir
+CHROMIUM = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1120, "height": 720})
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield page
+    context.close()
+    # a refused password (401) and a server that is away are said in the console by the browser itself
+    faults = [text for text in faults if "Failed to load resource" not in text and "WebSocket connection" not in text]
+    assert faults == []
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    machine = Guest(tmp_path)
+    yield machine
+    machine.switch_off()
+
+
+@pytest.fixture
+def sidecar(tmp_path: Path, guest: Guest) -> Iterator[Sidecar]:
+    server = Sidecar(tmp_path, guest.port, PAGE)
+    yield server
+    server.stop()
+
+
+def log_in(tab: Page, sidecar: Sidecar, password: str = PASSWORD) -> None:
+    tab.goto(f"{sidecar.origin}/")
+    tab.get_by_label("Password").fill(password)
+    tab.get_by_role("button", name="Log in").click()
+
+
+def state(tab: Page, wanted: str) -> None:
+    expect(tab.locator("#state")).to_have_text(wanted, timeout=20_000)
+
+
+def screen_has(tab: Page, text: str) -> None:
+    """Wait until the emulator's visible lines hold `text`."""
+    tab.wait_for_function("text => window.dozlabScreenText().includes(text)", arg=text, timeout=20_000)
+
+
+def type_line(tab: Page, text: str) -> None:
+    tab.keyboard.type(text)
+    tab.keyboard.press("Enter")
+
+
+def shot(tab: Page, name: str) -> None:
+    EVIDENCE.mkdir(exist_ok=True)
+    tab.screenshot(path=EVIDENCE / f"terminal-{name}.png")
+
+
+def test_login_waiting_command_and_reload_in_top(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    tab.goto(f"{sidecar.origin}/")
+    shot(tab, "login")
+    log_in(tab, sidecar, "wrong")
+    expect(tab.get_by_role("alert")).to_have_text("That is not the session's password.")
+    shot(tab, "login-wrong")
+    timeline = Timeline(guest.shared)
+    for stage in ("rootfs", "network", "vmm"):
+        timeline.add(stage, "start")
+        timeline.add(stage, "done")
+    timeline.add("kernel", "start", "Linux 6.12")
+    log_in(tab, sidecar)
+    state(tab, "Starting")
+    expect(tab.locator("#stages li[data-step=running]")).to_contain_text("Kernel")
+    shot(tab, "waiting")
+
+    guest.boot()
+    state(tab, "Live")  # by itself
+    expect(tab.locator("#waiting")).to_be_hidden()
+    screen_has(tab, "guest$")
+    type_line(tab, "printf '\\033]2;<b>notes</b>\\007'; echo $((6*7)) '\u00e9\u4e2d\U0001f600'")
+    screen_has(tab, "42 \u00e9\u4e2d\U0001f600")
+    expect(tab.locator("#title")).to_have_text("<b>notes</b>")
+    type_line(tab, "ls --color=always -la / | head -20")
+    screen_has(tab, "boot")
+    shot(tab, "shell")
+
+    type_line(tab, "top -d 1")
+    screen_has(tab, "load average")
+    tab.reload()
+    state(tab, "Live")
+    screen_has(tab, "load average")
+    screen_has(tab, "PID USER")
+    shot(tab, "top-after-reload")
+    tab.keyboard.press("q")
+    type_line(tab, "echo same-$((1+1))")
+    screen_has(tab, "guest$ echo same-$((1+1))")  # nothing was typed by the replay
+    screen_has(tab, "same-2")
+
+
+def test_drop_guest_reboot_and_exit_are_said(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    guest.boot()
+    log_in(tab, sidecar)
+    state(tab, "Live")
+    screen_has(tab, "guest$")
+    type_line(tab, "kept=yes")
+    tab.evaluate("window.dozlabDrop()")
+    state(tab, "Live")
+    type_line(tab, "echo kept=$kept.")
+    screen_has(tab, "kept=yes.")
+    guest.switch_off()
+    state(tab, "Machine restarting")
+    shot(tab, "restarting")
+    guest.boot()
+    state(tab, "Live")
+    screen_has(tab, "this is a new shell")
+    type_line(tab, "exit 3")
+    state(tab, "Ended")
+    expect(tab.get_by_role("alert")).to_contain_text("status 3")
+    shot(tab, "ended")
+    tab.keyboard.press("Enter")
+    state(tab, "Live")
+    type_line(tab, "echo fresh-$((2+2))")
+    screen_has(tab, "fresh-4")
+    tab.set_viewport_size({"width": 360, "height": 640})
+    type_line(tab, "stty size")
+    shot(tab, "narrow")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    tab.get_by_role("button", name="Log out").click()
+    expect(tab.get_by_label("Password")).to_be_visible()
+
+
+def test_two_sessions_in_one_browser_do_not_log_each_other_out(
+    tab: Page, sidecar: Sidecar, guest: Guest, tmp_path: Path
+) -> None:
+    guest.boot()
+    other = Sidecar(tmp_path, guest.port, PAGE, SESSION_ID="lab2")
+    try:
+        log_in(tab, sidecar)
+        state(tab, "Live")
+        second = tab.context.new_page()
+        log_in(second, other)
+        state(second, "Live")
+        tab.reload()
+        state(tab, "Live")
+        second.reload()
+        state(second, "Live")
+        assert {"lab1", "lab2"} == {tab.locator("#session").inner_text(), second.locator("#session").inner_text()}
+    finally:
+        other.stop()
+
+
+def test_paste_and_large_output(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    guest.boot()
+    log_in(tab, sidecar)
+    state(tab, "Live")
+    screen_has(tab, "guest$")
+    paste = """text => {
+      const clipboardData = new DataTransfer();
+      clipboardData.setData('text/plain', text);
+      const area = document.querySelector('.xterm-helper-textarea');
+      area.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true}));
+    }"""
+    tab.evaluate(paste, "echo pasted-$((3+4))")
+    tab.keyboard.press("Enter")
+    screen_has(tab, "pasted-7")
+    type_line(tab, "seq 300000; echo all-$((4+4))")
+    screen_has(tab, "all-8")
+    type_line(tab, "yes")
+    screen_has(tab, "y\ny\ny")
+    tab.keyboard.press("Control+c")
+    screen_has(tab, "^C")

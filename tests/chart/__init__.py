@@ -1,0 +1,1 @@
+"""The charts, rendered by the real helm. Nothing here needs a cluster."""

@@ -1,0 +1,174 @@
+"""The host's side of adoption against the guest's own program, and against answers no guest should give."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dozlab.firecracker_vm import adoption
+from dozlab.firecracker_vm.adoption import Guest
+from dozlab.images import cpio, initramfs
+from dozlab.lib.errors import DozlabError
+
+
+@pytest.fixture
+def adopt() -> ModuleType:
+    """The guest's program, as a module."""
+    path = Path(str(initramfs.kitfiles() / "disk/usr/lib/dozlab/adopt.py"))
+    spec = importlib.util.spec_from_file_location("adopt", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@asynccontextmanager
+async def serving(monkeypatch: pytest.MonkeyPatch, answer: Callable[[bytes], bytes]) -> AsyncIterator[None]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(await reader.readline()))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20)
+    monkeypatch.setattr(adoption, "PORT", server.sockets[0].getsockname()[1])
+    try:
+        yield
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+def test_both_sides_name_the_same_port() -> None:
+    unit = initramfs.kitfiles() / "disk/usr/lib/systemd/system/dozlab-adopt.socket"
+    assert f"ListenStream=0.0.0.0:{adoption.PORT}\n" in unit.read_text()
+
+
+def test_the_token_comes_in_the_identity() -> None:
+    (entry,) = (each for each in cpio.unpack(adoption.token_archive("secret")) if each.data)
+    assert (entry.name, entry.data, entry.mode & 0o777) == ("dozlab/identity/token", b"secret\n", 0o600)
+
+
+def test_the_identity_is_read_out_of_its_archive() -> None:
+    members = [
+        cpio.directory("dozlab"),
+        cpio.directory("dozlab/identity"),
+        cpio.file("dozlab/identity/hostname", b"lab\n"),
+    ]
+    assert adoption.identity_of(cpio.pad(cpio.pack(members), 512)) == {"hostname": b"lab\n"}
+
+
+async def test_a_key_opens_and_the_next_one_follows(monkeypatch: pytest.MonkeyPatch, adopt: ModuleType) -> None:
+    state = adopt.State("first")
+    seen: list[dict[str, Any]] = []
+
+    def verb(state: Any, request: dict[str, Any]) -> dict[str, Any]:
+        seen.append(request)
+        state.token = request["token_next"]
+        return {}
+
+    adopt.VERBS["adopt"] = verb
+    guest = Guest("127.0.0.1", "first")
+    async with serving(monkeypatch, lambda line: json.dumps(adopt.answer(state, line)).encode() + b"\n"):
+        await guest.adopt({"hostname": b"lab\n"}, "A=1\n", timeout=5)
+        assert guest.token != "first"
+        with pytest.raises(DozlabError, match="not the key"):
+            await Guest("127.0.0.1", "first").adopt({}, "", timeout=5)
+    (request,) = seen
+    assert abs(request["time"] - time.time()) < 5
+    assert len(request["entropy"]) >= 64
+    assert "first" not in repr(guest)
+
+
+async def test_the_clock_is_set_and_looked_at(monkeypatch: pytest.MonkeyPatch, adopt: ModuleType) -> None:
+    """The guest's clock starts a year off and takes 50 ms to be set: the second round makes up for that."""
+    shift = [-365 * 86400.0]
+
+    class Clock:
+        CLOCK_REALTIME = 0
+
+        @staticmethod
+        def time() -> float:
+            return time.time() + shift[0]
+
+        @staticmethod
+        def clock_settime(_clock: int, value: float) -> None:
+            shift[0] = value - time.time() - (0.05 if not steps else 0.0)
+            steps.append(value)
+
+    steps: list[float] = []
+    monkeypatch.setattr(adopt, "time", Clock)
+    state = adopt.State("key")
+    async with serving(monkeypatch, lambda line: json.dumps(adopt.answer(state, line)).encode() + b"\n"):
+        off = await Guest("127.0.0.1", "key").set_clock(timeout=5)
+    assert abs(off) <= adoption.CLOCK_ERROR
+    assert len(steps) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"", "cannot be understood"),
+        (b"not json\n", "cannot be understood"),
+        (b"[]\n", "cannot be understood"),
+        (b"x" * (1 << 17), "cannot be understood"),
+        (b'{"ok": false, "error": "\\u001b[31mno\\nway"}\n', "refused clock"),
+        (b'{"ok": 1}\n', "refused clock"),
+    ],
+)
+async def test_a_hostile_answer_is_one_line(monkeypatch: pytest.MonkeyPatch, line: bytes, words: str) -> None:
+    async with serving(monkeypatch, lambda _: line):
+        with pytest.raises(DozlabError) as caught:
+            await Guest("127.0.0.1", "key").call("clock", timeout=5)
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+async def test_a_guest_that_does_not_listen_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "PORT", 1)
+    with pytest.raises(DozlabError, match="did not answer clock within 0 s"):
+        await Guest("127.0.0.1", "key").call("clock", timeout=0.2)
+
+
+def test_dockers_id_is_found_in_memory(adopt: ModuleType, tmp_path: Path) -> None:
+    word = b"0b1f6a1e-0000-4000-8000-000000000001"
+    step = 4 << 20
+    data = bytearray(2 * step + 8192)
+    places = [0, 4096, step - 10, 2 * step + 100]
+    for place in places:
+        data[place : place + len(word)] = word
+    (tmp_path / "mem").write_bytes(bytes(1000) + data)
+    with (tmp_path / "mem").open("rb") as memory:
+        assert adopt.search(memory, 1000, 1000 + len(data), word) == places
+
+
+def test_an_identity_goes_where_the_table_says_and_nowhere_else(
+    adopt: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "identity").mkdir()
+    (tmp_path / "target").symlink_to("/nonexistent/elsewhere")
+    (tmp_path / "table").write_text(f"# name target mode\nkey {tmp_path}/target 600\nhosts {tmp_path}/hosts 644\n")
+    monkeypatch.setattr(adopt, "TABLE", str(tmp_path / "table"))
+    monkeypatch.setattr(adopt, "IDENTITY", str(tmp_path / "identity"))
+    adopt.apply_identity({"key": b"secret", "../escape": b"x"})
+    assert (tmp_path / "target").read_bytes() == b"secret"  # the link is replaced, not followed
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["identity", "key", "table", "target"]
+
+
+def test_the_table_of_the_kit_is_whole() -> None:
+    lines = (initramfs.kitfiles() / "disk/usr/lib/dozlab/identity").read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    assert {row[0] for row in rows} == {
+        "authorized_keys", "ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", "machine-id", "resolv.conf", "hosts",
+        "hostname",
+    }  # fmt: skip
+    assert {row[0]: row[2] for row in rows}["ssh_host_ed25519_key"] == "600"

@@ -1,0 +1,99 @@
+"""Snapshots in the store: found only where everything fits, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dozlab.images import snapshots
+from dozlab.images.snapshots import Needs, Snapshots, Unfit
+from dozlab.lib.errors import DozlabError
+
+NEEDS: Needs = {"base": "b" * 64, "kit": "k", "vmm": "qemu", "accel": "tcg", "cpu": "max", "cpus": 2, "memory": 1024}
+
+
+def made(folder: Path, needs: Needs = NEEDS, size: int = 4096) -> Path:
+    folder.mkdir(parents=True)
+    (folder / snapshots.STATE).write_bytes(b"s" * size)
+    (folder / snapshots.DISK).write_bytes(b"d" * 4096)
+    (folder / snapshots.TOKEN).write_text("secret\n")
+    snapshots.describe(folder, needs)
+    return folder
+
+
+def test_what_was_added_is_found(tmp_path: Path) -> None:
+    store = Snapshots(tmp_path / "snapshots")
+    added = store.add(made(tmp_path / "new"))
+    found = store.find(NEEDS)
+    assert found == added
+    assert found.token == "secret"
+    assert found.state.read_bytes() == b"s" * 4096
+    assert found.disk.exists()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"memory": 2048}, "another memory in MiB (1024, not 2048)"),
+        ({"cpus": 1}, "another number of vCPUs (2, not 1)"),
+        ({"cpu": "host"}, "another CPU (max, not host)"),
+        ({"kit": "k2", "vmm": "firecracker"}, "another boot kit (k, not k2) and differs in 1 more"),
+        ({"base": "c" * 64}, "no snapshot of this image has been prepared"),
+        ({"new": 1}, "another new (none, not 1)"),
+    ],
+)
+def test_another_machine_is_told_why(tmp_path: Path, change: dict[str, str | int], words: str) -> None:
+    store = Snapshots(tmp_path / "snapshots")
+    store.add(made(tmp_path / "new"))
+    with pytest.raises(Unfit) as caught:
+        store.find(NEEDS | change)
+    assert words in str(caught.value)
+
+
+def test_an_empty_store_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Unfit, match="no snapshot of this image"):
+        Snapshots(tmp_path / "none").find(NEEDS)
+
+
+@pytest.mark.parametrize("name", [snapshots.STATE, snapshots.DISK, snapshots.TOKEN, snapshots.DESCRIPTION])
+@pytest.mark.parametrize("how", ["truncated", "missing"])
+def test_a_damaged_one_is_none(tmp_path: Path, name: str, how: str) -> None:
+    store = Snapshots(tmp_path / "snapshots")
+    folder = store.add(made(tmp_path / "new")).folder
+    if how == "missing":
+        (folder / name).unlink()
+    else:
+        os.truncate(folder / name, 3)
+    with pytest.raises(Unfit, match="damaged"):
+        store.find(NEEDS)
+    assert store.ls() == []
+
+
+def test_one_that_is_not_whole_is_not_added(tmp_path: Path) -> None:
+    folder = made(tmp_path / "new")
+    (folder / snapshots.DISK).unlink()
+    with pytest.raises(DozlabError, match="no whole snapshot"):
+        Snapshots(tmp_path / "snapshots").add(folder)
+    assert folder.exists()
+
+
+def test_a_new_one_replaces_the_old(tmp_path: Path) -> None:
+    store = Snapshots(tmp_path / "snapshots")
+    store.add(made(tmp_path / "one", size=4096))
+    store.add(made(tmp_path / "two", size=8192))
+    (left,) = store.ls()
+    assert left.state.stat().st_size == 8192
+    assert [path.name for path in store.folder.iterdir() if path.name != ".lock"] == [left.folder.name]
+
+
+def test_a_limit_takes_the_oldest_and_never_the_newest(tmp_path: Path) -> None:
+    store = Snapshots(tmp_path / "snapshots")
+    for memory in (512, 1024, 2048):
+        store.add(made(tmp_path / "new", NEEDS | {"memory": memory}, size=1 << 20))
+    gone = store.limit(int(2.5 * (1 << 20)))
+    assert [each.needs["memory"] for each in gone] == [512]
+    assert [each.needs["memory"] for each in store.limit(1)] == [1024]
+    assert [each.needs["memory"] for each in store.ls()] == [2048]

@@ -1,0 +1,91 @@
+"""The component as it is run: exit status, files, timeline; stopped by a signal in the middle of a download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from dozlab.init_rootfs.__main__ import main
+from dozlab.init_rootfs.progress import Progress
+from dozlab.lib.timeline import Timeline
+from tests.unit.init_rootfs.conftest import Page, Web
+
+Environ = Callable[..., dict[str, str]]
+
+
+def test_a_whole_run(web: Web, image: bytes, environ: Environ) -> None:
+    web.pages["/i.zst"] = Page(zstandard.compress(image))
+    env = environ(IMAGE_DOWNLOAD_URL=web.url + "/i.zst")
+    assert main([], env) == 0
+    shared = Path(env["SHARED_DIR"])
+    rootfs = json.loads((shared / "rootfs.json").read_text())
+    digest = hashlib.sha256(image).hexdigest()
+    assert rootfs == {"base": f"sha256/{digest}/image.ext4", "digest": digest, "disk": "disk/session.ext4"}
+    entries = Timeline(shared).read()
+    assert (entries[0].event, entries[-1].event) == ("start", "done")
+    assert {entry.stage for entry in entries} == {"rootfs"}
+
+
+def test_a_failure_is_one_line_and_in_the_timeline(
+    web: Web, environ: Environ, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = environ(IMAGE_DOWNLOAD_URL=web.url + "/none")
+    assert main([], env) == 1
+    assert f"init-rootfs: cannot download {web.url}/none: the server says 404 Not Found\n" in capsys.readouterr().err
+    assert Timeline(Path(env["SHARED_DIR"])).read()[-1].event == "failed"
+    assert not (Path(env["SHARED_DIR"]) / "rootfs.json").exists()
+
+
+def test_bad_environment_names_every_fault(environ: Environ, capsys: pytest.CaptureFixture[str]) -> None:
+    env = environ(IMAGE_SIZE="1M", VM_HOSTNAME="-", VM_IP="nope")
+    assert main([], env) == 2
+    text = capsys.readouterr().err
+    for name in ("IMAGE_SIZE", "VM_HOSTNAME", "VM_IP", "IMAGE_DOWNLOAD_URL"):
+        assert name in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_leaves_nothing(number: int, web: Web, image: bytes, environ: Environ) -> None:
+    page = Page(image, hold=threading.Event())
+    web.pages["/i"] = page
+    env = environ(IMAGE_DOWNLOAD_URL=web.url + "/i")
+    kernels = Path(env["KERNELS_DIR"])
+    child = subprocess.Popen([sys.executable, "-m", "dozlab.init_rootfs"], env={**os.environ, **env})
+    try:
+        deadline = time.monotonic() + 20
+        while not list(kernels.glob("tmp/image.*")):
+            assert time.monotonic() < deadline, "no temporary file was begun"
+            time.sleep(0.01)
+        child.send_signal(number)
+        assert child.wait(10) == 128 + number
+    finally:
+        child.kill()
+        child.wait()
+    assert list((kernels / "tmp").iterdir()) == []
+    assert not (kernels / "sha256").exists()
+    assert Timeline(Path(env["SHARED_DIR"])).read()[-1].detail == f"stopped by {signal.Signals(number).name}"
+
+
+def test_progress_speaks_at_most_once_a_second() -> None:
+    now, said = [0.0], list[str]()
+
+    def blocks() -> Iterator[bytes]:
+        for _ in range(40):
+            now[0] += 0.1
+            yield bytes(1 << 20)
+
+    progress = Progress(40 << 20, said.append, lambda: now[0])
+    assert sum(len(block) for block in progress.watch(blocks())) == 40 << 20
+    assert len(said) in (3, 4)
+    assert said[0].startswith("10.0 MiB of 40.0 MiB (25 %), 10.0 MiB/s") or said[0].startswith("11.0 MiB of 40.0 MiB")

@@ -1,0 +1,151 @@
+"""Conversations without sockets: what a client gets, in which order, and how much before it acknowledges."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dozlab.terminal_sidecar import protocol as p
+from dozlab.terminal_sidecar.attachment import LEAST_CREDIT, MOST_CREDIT, Attachment, Credit
+from dozlab.terminal_sidecar.history import History
+
+
+def pull_all(attachment: Attachment) -> list[p.ServerFrame]:
+    frames = []
+    while (message := attachment.pull()) is not None:
+        frames.append(p.decode_server(message))
+    return frames
+
+
+def test_a_fresh_client_sees_everything_as_a_replay_and_then_live() -> None:
+    history = History()
+    history.append(b"old")
+    client = Attachment(history, p.Hello(), 0)
+    assert [f.kind for f in pull_all(client)] == [p.REPLAY_BEGIN, p.OUTPUT, p.REPLAY_END]
+    history.append(b"new")
+    assert pull_all(client) == [p.ServerFrame(p.OUTPUT, offset=3, data=b"new")]
+
+
+def test_a_resuming_client_gets_only_the_rest() -> None:
+    history = History()
+    history.append(b"seen-missed")
+    frames = pull_all(Attachment(history, p.Hello(epoch=history.epoch, offset=5), 0))
+    assert [(f.kind, f.offset, f.data) for f in frames] == [
+        (p.REPLAY_BEGIN, 5, b""), (p.OUTPUT, 5, b"missed"), (p.REPLAY_END, 11, b""),
+    ]  # fmt: skip
+    assert not frames[0].reset
+    assert pull_all(Attachment(history, p.Hello(epoch=history.epoch, offset=11), 0)) == []
+
+
+@pytest.mark.parametrize("hello", [p.Hello(epoch="another", offset=5), p.Hello(offset=5)])
+def test_another_epoch_starts_afresh(hello: p.Hello) -> None:
+    history = History()
+    history.append(b"0123456789")
+    frames = pull_all(Attachment(history, hello, 0))
+    assert frames[0].reset and frames[1].data == b"0123456789"
+
+
+def test_an_offset_from_the_future_or_forgotten_starts_afresh() -> None:
+    history = History(1000)
+    history.append(b"line\r\n" * 1000)
+    for offset in (10, history.end + 1):
+        frames = pull_all(Attachment(history, p.Hello(epoch=history.epoch, offset=offset), 0))
+        assert frames[0].reset and frames[0].offset >= history.start
+
+
+def test_no_more_than_the_credit_is_in_flight_and_an_ack_frees_it() -> None:
+    history = History()
+    client = Attachment(history, p.Hello(), 0)
+    pull_all(client)
+    history.append(bytes(1 << 20))
+    assert sum(len(f.data) for f in pull_all(client)) == LEAST_CREDIT
+    client.ack(p.Ack(1000, 1000), 0.001)
+    assert sum(len(f.data) for f in pull_all(client)) == 1000
+
+
+def test_a_client_that_is_too_slow_for_the_history_gets_a_replay_marked_as_such() -> None:
+    history = History(256 << 10)
+    client = Attachment(history, p.Hello(), 0)
+    pull_all(client)
+    history.append(b"line\r\n" * 200_000)
+    frames = pull_all(client)
+    assert frames[0].kind == p.REPLAY_BEGIN and frames[0].reset and frames[0].offset >= history.start
+
+
+def test_the_exit_comes_after_the_output_that_came_before_it() -> None:
+    history = History()
+    client = Attachment(history, p.Hello(), 0)
+    history.append(b"x" * (LEAST_CREDIT + 10))
+    client.after_output(p.exit_(status=0, signal=None, reason="exited"))
+    assert p.EXIT not in [f.kind for f in pull_all(client)]
+    client.ack(p.Ack(client.position, client.position), 0.1)
+    assert [f.kind for f in pull_all(client)][-1] == p.EXIT
+
+
+@pytest.mark.parametrize("ack", [p.Ack(4, 3), p.Ack(2, 4)])
+def test_an_ack_of_what_was_never_sent_is_refused(ack: p.Ack) -> None:
+    history = History()
+    client = Attachment(history, p.Hello(), 0)
+    history.append(b"abc")
+    pull_all(client)
+    with pytest.raises(p.ProtocolError):
+        client.ack(ack, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 300_000)), max_size=60))
+def test_whatever_happens_a_client_s_stream_has_no_gap(steps: list[tuple[int, int]]) -> None:
+    """Output, pulls, acks and drops in any order: every byte once, but for a jump that says so."""
+    history, now = History(100_000), 0.0
+    client, got = Attachment(history, p.Hello(), now), 0
+
+    def take(limit: int) -> None:
+        nonlocal got
+        for _ in range(limit):
+            message = client.pull()
+            if message is None:
+                return
+            frame = p.decode_server(message)
+            if frame.kind == p.REPLAY_BEGIN and frame.reset:
+                got = frame.offset
+            elif frame.kind == p.OUTPUT:
+                assert frame.offset == got
+                assert frame.data == bytes(n % 251 for n in range(got, got + len(frame.data)))
+                got += len(frame.data)
+            assert client.position - client.acked <= MOST_CREDIT
+
+    for kind, size in steps:
+        now += 0.01
+        if kind == 0:
+            at = history.end
+            history.append(bytes(n % 251 for n in range(at, at + size % 5000)))
+        elif kind == 1:
+            take(size % 5)
+        elif kind == 2:
+            client.ack(p.Ack(got if got <= client.position else 0, got), now)
+        else:
+            client = Attachment(history, p.Hello(epoch=history.epoch, offset=got), now)
+    take(10_000)
+    client.ack(p.Ack(client.position, client.position), now)
+    take(10_000)
+    assert got == history.end
+
+
+def test_credit_follows_a_slow_emulator_and_a_quick_one() -> None:
+    slow, quick, far = Credit(0), Credit(0), Credit(0)
+    for step in range(1, 200):
+        slow.acked(125_000, slow.size, step * 0.025)  # 5 MB/s, all of it waiting in the emulator
+        quick.acked(1_250_000, quick.size, step * 0.025)  # 50 MB/s
+        far.acked(far.size, 0, step * 0.1)  # a long line: nothing waits in the emulator
+    assert slow.size <= 160 << 10
+    assert quick.size == far.size == MOST_CREDIT
+
+
+def test_a_client_that_stops_is_not_waited_for() -> None:
+    history = History()
+    client = Attachment(history, p.Hello(), 0)
+    assert not client.stalled(100)  # nothing in flight
+    history.append(b"abc")
+    pull_all(client)
+    assert not client.stalled(105)
+    assert client.stalled(120)

@@ -1,0 +1,124 @@
+/** The terminal protocol, version 1: frames to bytes and back. No sockets here. See docs/reference/terminal-protocol.md. */
+
+export const VERSION = 1;
+export const SUBPROTOCOL = "dozlab.terminal.v1";
+/** Bytes of one INPUT frame at most; a large paste is cut into several. */
+export const MAX_INPUT = 32 * 1024;
+
+export const Close = { goingAway: 1001, protocol: 4400, loggedOut: 4401, version: 4406, tooMany: 4429 } as const;
+
+export type GuestState = "waiting" | "live" | "lost";
+
+export type ServerFrame =
+  | { kind: "welcome"; version: number; session: string; shell: string; epoch: string }
+  | { kind: "output"; offset: number; data: Uint8Array }
+  | { kind: "replay-begin"; offset: number; reset: boolean; preamble: Uint8Array }
+  | { kind: "replay-end"; offset: number }
+  | { kind: "exit"; status: number | null; signal: string | null; reason: string }
+  | { kind: "state"; guest: GuestState; lead: boolean; cols: number; rows: number; clients: number }
+  | { kind: "pong"; token: number }
+  | { kind: "unknown" };
+
+const text = new TextDecoder();
+const utf8 = new TextEncoder();
+
+/** A u64 as a number: exact up to 2^53, which is 9 petabytes of output. */
+function readU64(view: DataView, at: number): number {
+  return view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4);
+}
+
+function writeU64(view: DataView, at: number, value: number): void {
+  view.setUint32(at, Math.floor(value / 2 ** 32));
+  view.setUint32(at + 4, value >>> 0);
+}
+
+/** Decodes a frame of the server; throws when it is malformed. */
+export function decode(message: ArrayBuffer): ServerFrame {
+  const view = new DataView(message);
+  const json = (): Record<string, unknown> => JSON.parse(text.decode(new Uint8Array(message, 1))) as Record<string, unknown>;
+  switch (view.getUint8(0)) {
+    case 0x81:
+      return { ...json(), kind: "welcome" } as ServerFrame;
+    case 0x82:
+      return { kind: "output", offset: readU64(view, 1), data: new Uint8Array(message, 9) };
+    case 0x83:
+      return { kind: "replay-begin", offset: readU64(view, 1), reset: (view.getUint8(9) & 1) === 1, preamble: new Uint8Array(message, 10) };
+    case 0x84:
+      return { kind: "replay-end", offset: readU64(view, 1) };
+    case 0x85:
+      return { ...json(), kind: "exit" } as ServerFrame;
+    case 0x86:
+      return { ...json(), kind: "state" } as ServerFrame;
+    case 0x87:
+      return { kind: "pong", token: readU64(view, 1) };
+    default:
+      return { kind: "unknown" };
+  }
+}
+
+export interface Hello {
+  shell: string;
+  cols: number;
+  rows: number;
+  /** The epoch and offset this page got to; "" for a page that has seen nothing yet. */
+  epoch: string;
+  offset: number;
+}
+
+export function hello(fields: Hello): Uint8Array<ArrayBuffer> {
+  const body = utf8.encode(JSON.stringify({ versions: [VERSION], ...fields }));
+  return frame(0x01, body);
+}
+
+/** INPUT frames for what was typed or pasted. */
+export function input(data: string): Uint8Array<ArrayBuffer>[] {
+  return cut(utf8.encode(data));
+}
+
+/** INPUT frames for bytes that are no text (old mouse reports): each character is one byte. */
+export function binaryInput(data: string): Uint8Array<ArrayBuffer>[] {
+  return cut(Uint8Array.from(data, (char) => char.charCodeAt(0) & 0xff));
+}
+
+function cut(bytes: Uint8Array): Uint8Array<ArrayBuffer>[] {
+  const frames = [];
+  for (let at = 0; at < bytes.length; at += MAX_INPUT) frames.push(frame(0x02, bytes.subarray(at, at + MAX_INPUT)));
+  return frames;
+}
+
+export function resize(cols: number, rows: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(5);
+  const view = new DataView(bytes.buffer);
+  view.setUint8(0, 0x03);
+  view.setUint16(1, cols);
+  view.setUint16(3, rows);
+  return bytes;
+}
+
+export function ack(parsed: number, received: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(17);
+  const view = new DataView(bytes.buffer);
+  view.setUint8(0, 0x04);
+  writeU64(view, 1, parsed);
+  writeU64(view, 9, received);
+  return bytes;
+}
+
+export function ping(token: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(9);
+  const view = new DataView(bytes.buffer);
+  view.setUint8(0, 0x05);
+  writeU64(view, 1, token);
+  return bytes;
+}
+
+export function newShell(): Uint8Array<ArrayBuffer> {
+  return new Uint8Array([0x06]);
+}
+
+function frame(kind: number, body: Uint8Array): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(body.length + 1);
+  bytes[0] = kind;
+  bytes.set(body, 1);
+  return bytes;
+}
