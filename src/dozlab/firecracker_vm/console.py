@@ -37,6 +37,8 @@ _TAIL = 512
 _DUMP = re.compile(
     r"\b(R[A-Z0-9]{2}|RIP|Code|CS|CR\d|FS|ORIG_RAX|Modules linked in|Call Trace|Kernel Offset):|</?TASK>|---\["
 )
+_OOPS = re.compile(r"\b(BUG: |Oops: |general protection fault|divide error|double fault|invalid opcode|RIP: 0010:)")
+"""Lines that name the cause of a panic; tens of others follow them."""
 
 
 class Bucket:
@@ -220,9 +222,11 @@ class Console:
         return "\n".join([*self._ring.last(lines), *([partial] if partial else [])])
 
     def summary(self, lines: int = 3) -> str:
-        """Return the newest lines that say something as one, for a reason: a panic's register dump says nothing."""
-        seen = [line.strip() for line in self.text(60).splitlines() if line.strip() and not _DUMP.search(line)]
-        return " | ".join(line[:160] for line in seen[-lines:])
+        """Return the newest lines that say something as one, for a reason: a panic's cause, without its registers."""
+        newest = [line.strip() for line in self.text(150).splitlines() if line.strip()]
+        causes = [line for line in newest if _OOPS.search(line)][:2]
+        seen = [line for line in newest[-60:] if not _DUMP.search(line) and line not in causes]
+        return " | ".join(line[:160] for line in [*causes, *seen[-lines:]])
 
     def close(self) -> None:
         """Say what was dropped last and end the sink."""

@@ -131,7 +131,7 @@ class Next(Enum):
     """What follows the end of a VMM process."""
 
     REBOOT = "boot again: the guest asked"
-    RETRY = "boot again: it never reached init"
+    RETRY = "boot again: nobody had reached it yet"
     STOPPED = "stopped"
     FAILED = "failed"
 
@@ -145,6 +145,8 @@ class Lifecycle:
     reason: str = ""
     boots: int = 0
     reached_init: bool = False
+    served: bool = False
+    """Somebody could reach this boot's sshd: from then on what happens is the learner's."""
     _stop_asked: bool = False
     _retried: bool = False
     _panic: str = ""
@@ -158,7 +160,7 @@ class Lifecycle:
         """Note the start of one more boot."""
         self.boots += 1
         self._starts.append(now)
-        self.reached_init = False
+        self.reached_init = self.served = False
         self._panic = self._fault = self._shutdown = self._kernel = self._stalled = ""
         if not self._stop_asked:
             self.state, self.reason = "starting", ""
@@ -255,8 +257,8 @@ class Lifecycle:
         return Next.FAILED, f"{self.vmm} ended with status {end.code}" + (f": {end.words}" if end.words else "")
 
     def _once(self, why: str) -> tuple[Next, str]:
-        """Allow one more try to a boot that never reached init (emulators do lose a boot now and then)."""
-        if self.reached_init or self._retried:
+        """Allow one more try to a boot that nobody has reached yet (emulators do lose a boot now and then)."""
+        if self.served or self._retried:
             return Next.FAILED, why
         self._retried = True
         return Next.RETRY, why

@@ -358,7 +358,7 @@ class Supervisor:
             late=late,
         )
         await self._relay.open()
-        self.ssh = True
+        self.ssh = self.life.served = True
         self._say("sshd", "done")
         self._stage = "vmm"
         log.info("ready: sshd answers on %s:%d", host, port)

@@ -20,6 +20,25 @@ def test_lines_markers_and_the_unfinished_line() -> None:
     assert console.summary(2) == "dozlab: stage=init | lab login:"
 
 
+def test_a_panic_is_summed_up_with_its_cause() -> None:
+    console = Console(None, lambda _marker: None)
+    dump = [f"[    7.5] RAX: {number:016x} RBX: 0000000000000000" for number in range(20)]
+    lines = [
+        "[    7.1] systemd[1]: Started something.",
+        "[    7.5] BUG: unable to handle page fault for address: ffffc90000004000",
+        "[    7.5] RIP: 0010:memcpy+0xa/0x20",
+        *dump,
+        "[    7.5] Kernel panic - not syncing: Fatal exception in interrupt",
+    ]
+    console.feed("\n".join([*lines, ""]).encode())
+    told = console.summary(1).split(" | ")
+    assert [line.partition("] ")[2] for line in told] == [
+        "BUG: unable to handle page fault for address: ffffc90000004000",
+        "RIP: 0010:memcpy+0xa/0x20",
+        "Kernel panic - not syncing: Fatal exception in interrupt",
+    ]
+
+
 def test_the_ring_keeps_the_newest() -> None:
     ring = Ring(1000)
     for number in range(1000):

@@ -12,11 +12,12 @@ INIT = Marker("stage", "init")
 PANIC = Marker("panic", "Attempted to kill init!")
 
 
-def booted(vmm: VmmName = "qemu", *markers: Marker, now: float = 0.0) -> Lifecycle:
+def booted(vmm: VmmName = "qemu", *markers: Marker, now: float = 0.0, served: bool = True) -> Lifecycle:
     life = Lifecycle(vmm)
     life.begin(now)
     for marker in (INIT, *markers):
         life.mark(marker)
+    life.served = served
     return life
 
 
@@ -50,6 +51,25 @@ def test_a_panic_names_the_last_lines() -> None:
     life = booted("qemu", PANIC)
     life.ended(Exit(0), 1.0, "line one | line two")
     assert life.reason.endswith("last lines: line one | line two")
+
+
+def test_a_panic_before_anybody_could_log_in_is_tried_once_more() -> None:
+    life = booted("qemu", PANIC, served=False)
+    assert life.ended(Exit(0, "guest-reset"), 1.0) is Next.RETRY
+    life.begin(2.0)
+    life.mark(INIT)
+    life.mark(PANIC)
+    assert life.ended(Exit(0, "guest-reset"), 3.0) is Next.FAILED
+    assert "panicked" in life.reason
+
+
+def test_a_reboot_is_judged_anew_until_it_is_reached() -> None:
+    life = booted("qemu", Marker("kernel", "reboot"))
+    assert life.ended(Exit(0, "guest-reset"), 1.0) is Next.REBOOT
+    life.begin(2.0)
+    life.mark(INIT)
+    life.mark(PANIC)
+    assert life.ended(Exit(0, "guest-reset"), 3.0) is Next.RETRY
 
 
 @pytest.mark.parametrize("how", ["panic", "stall", "reset"])
