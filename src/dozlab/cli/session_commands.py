@@ -1,4 +1,4 @@
-"""Verbs on sessions: up, down, ls, status, logs, ssh, exec, open, doctor."""
+"""Verbs on sessions: up, down, pause, resume, checkpoint, reset, ls, status, logs, ssh, exec, open, doctor."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import click
 from dozlab.cli import output
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.files import read_json
-from dozlab.lib.units import format_seconds
+from dozlab.lib.units import format_seconds, format_size
 from dozlab.session.layout import COMPONENTS, Layout, check_id
 
 DEFAULT_ID = "lab"
+CHECKPOINT = "checkpoint"
 READY_LIMIT = 600.0
 """Seconds until a start is given up; an emulated guest on a busy machine takes two or three minutes."""
 DOCKER_LIMIT = 240.0
@@ -266,6 +267,9 @@ def status(session_id: str, form: str) -> None:
             f"  vm        {item.vm.get('vmm')} with {item.vm.get('accel')}, ssh {_yes(item.vm.get('ssh'))},"
             f" docker {_yes(item.vm.get('docker'))}, boots {item.vm.get('boots')}"
         )
+        for each in item.vm.get("checkpoints", []):
+            age = format_seconds(max(0.0, time.time() - each["created"]))
+            click.echo(f"  checkpoint {each['name']}: {format_size(each['size'])}, {age} ago")
     for name, part in item.components.items():
         click.echo(f"  {name:<17} {'running' if part['running'] else 'ended'}, restarts {part['restarts']}")
     if stages:
@@ -349,6 +353,50 @@ def resume(session_id: str) -> None:
     click.echo(f"{session_id} goes on")
 
 
+@click.command()
+@session_id
+@click.argument("name", default=CHECKPOINT)
+@click.option("--rm", "remove", is_flag=True, help="Remove that checkpoint instead.")
+def checkpoint(session_id: str, name: str, remove: bool) -> None:
+    """Save a running machine as it is, to go back to it with `dozlab reset`.
+
+    NAME is 'checkpoint' where none is given; a checkpoint of the same name is replaced. `dozlab status` lists them.
+    """
+    from dozlab.session import operations, state
+
+    layout = state.find(session_id)
+    if remove:
+        operations.forget(layout, name)
+        click.echo(f"removed checkpoint {name} of {session_id}")
+        return
+    click.echo(f"saving {session_id}; it stands still meanwhile", err=True)
+    begun = time.monotonic()
+    size = operations.checkpoint(layout, name)
+    click.echo(
+        f"checkpoint {name} of {session_id}: {format_size(size)} in {format_seconds(time.monotonic() - begun)};"
+        f" go back to it: dozlab reset {session_id} {name}"
+    )
+
+
+@click.command()
+@session_id
+@click.argument("name", default="")
+def reset(session_id: str, name: str) -> None:
+    """Set a machine back to a checkpoint, or without NAME to the clean image.
+
+    What the machine holds now is lost, except for /workspace, which lies outside of it.
+    """
+    from dozlab.session import operations, state
+
+    layout = state.find(session_id)
+    where = f"checkpoint {name}" if name else "the clean image"
+    click.echo(f"setting {session_id} back to {where}", err=True)
+    begun = time.monotonic()
+    told = operations.reset(layout, name)
+    how = "" if told["restored"] or not name else "; its memory could not be used, so it has booted from that disk"
+    click.echo(f"{session_id} is back at {where} after {format_seconds(time.monotonic() - begun)}{how}")
+
+
 @click.command(context_settings={"ignore_unknown_options": True})
 @session_id
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -418,4 +466,6 @@ def doctor(form: str) -> None:
         raise DozlabError("this machine cannot run sessions yet", hint="run the commands above")
 
 
-COMMANDS: list[click.Command] = [up, down, pause, resume, ls, status, logs, ssh, exec_, open_, setup, doctor]
+COMMANDS: list[click.Command] = [
+    up, down, pause, resume, checkpoint, reset, ls, status, logs, ssh, exec_, open_, setup, doctor,
+]  # fmt: skip

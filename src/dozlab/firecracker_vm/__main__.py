@@ -23,26 +23,48 @@ from dozlab.lib.timeline import Timeline
 log = logging.getLogger(__name__)
 
 
-def _only_probe(words: list[str]) -> bool:
+def _verb(words: list[str]) -> str:
+    """Return `run`, `probe`, `prepare`, or `ask` for a verb of the machine that runs."""
     if not words:  # as in a session: argparse stays out of memory
-        return False
+        return "run"
     import argparse
 
-    parser = argparse.ArgumentParser(prog="firecracker-vm", description=__doc__, epilog=HELP)
-    parser.add_argument("--probe", action="store_true", help="only decide which VMM would run, print why, and end")
-    return bool(parser.parse_args(words).probe)
+    from dozlab.firecracker_vm.ask import VERBS
+
+    if words[0] in VERBS:
+        return "ask"
+    asked = f"To a machine that runs: {', '.join(VERBS)} [NAME]."
+    parser = argparse.ArgumentParser(prog="firecracker-vm", description=f"{__doc__} {asked}", epilog=HELP)
+    verbs = parser.add_mutually_exclusive_group()
+    verbs.add_argument("--probe", action="store_true", help="only decide which VMM would run, print why, and end")
+    verbs.add_argument(
+        "--prepare", action="store_true", help="make the snapshot that such sessions begin from, and end"
+    )
+    told = parser.parse_args(words)
+    return "probe" if told.probe else "prepare" if told.prepare else "run"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the component; returns 0 after a poweroff or SIGTERM, 1 when the VM failed, 2 on bad settings."""
-    only_probe = _only_probe(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    verb = _verb(words)
     logs.set_up("firecracker-vm")
     try:
+        if verb == "ask":
+            from dozlab.firecracker_vm import ask
+
+            return ask.main(words)
         settings = Settings.from_env()
-        return asyncio.run(_probe(settings) if only_probe else _run(settings))
+        return asyncio.run({"run": _run, "probe": _probe, "prepare": _prepare}[verb](settings))
     except DozlabError as error:
         sys.stderr.write(f"firecracker-vm: {error}\n")
         return error.exit_code
+
+
+async def _prepare(settings: Settings) -> int:
+    from dozlab.firecracker_vm import prepare
+
+    return await prepare.run(settings)
 
 
 async def _probe(settings: Settings) -> int:

@@ -111,11 +111,14 @@ class Guest:
         """
         successor = new_token()
         files = {name: base64.b64encode(data).decode() for name, data in identity.items()}
-        entropy = base64.b64encode(os.urandom(_ENTROPY)).decode()
         await self.call(
-            "adopt", timeout=timeout, time=0.0, token_next=successor, entropy=entropy, identity=files, env=env
+            "adopt", timeout=timeout, time=0.0, token_next=successor, entropy=_entropy(), identity=files, env=env
         )
         self.token = successor
+
+    async def refresh(self, *, timeout: float) -> None:
+        """Tell a guest that has gone back to a checkpoint the time, and give it entropy it has not had yet."""
+        await self.call("refresh", timeout=timeout, time=0.0, entropy=_entropy())
 
     async def set_clock(self, *, timeout: float) -> float:
         """Set the guest's clock to ours; return by how many seconds it differs then (half of the way there assumed)."""
@@ -131,6 +134,10 @@ class Guest:
             far = abs(off) > _FAR
             await self.call("clock", timeout=timeout, **({"time": 0.0} if far else {"step": -off}))
         return off
+
+
+def _entropy() -> str:
+    return base64.b64encode(os.urandom(_ENTROPY)).decode()
 
 
 def read_identity(shared: Path) -> dict[str, bytes]:

@@ -132,6 +132,7 @@ class Next(Enum):
 
     REBOOT = "boot again: the guest asked"
     RETRY = "boot again: nobody had reached it yet"
+    RESET = "go on from another state of the machine, as asked"
     STOPPED = "stopped"
     FAILED = "failed"
 
@@ -148,6 +149,7 @@ class Lifecycle:
     served: bool = False
     """Somebody could reach this boot's sshd: from then on what happens is the learner's."""
     _stop_asked: bool = False
+    _reset_asked: bool = False
     _retried: bool = False
     _panic: str = ""
     _fault: str = ""
@@ -160,7 +162,7 @@ class Lifecycle:
         """Note the start of one more boot."""
         self.boots += 1
         self._starts.append(now)
-        self.reached_init = self.served = False
+        self.reached_init = self.served = self._reset_asked = False
         self._panic = self._fault = self._shutdown = self._kernel = self._stalled = ""
         if not self._stop_asked:
             self.state, self.reason = "starting", ""
@@ -198,10 +200,31 @@ class Lifecycle:
         if self.state not in ("stopped", "failed"):
             self.state, self.reason = "stopping", "asked to stop"
 
+    def ask_reset(self) -> None:
+        """Note that the machine is to go on from another state: the caller ends the VMM now."""
+        self._reset_asked = True
+
     @property
-    def stop_asked(self) -> bool:
-        """Tell whether a stop was asked for."""
-        return self._stop_asked
+    def reset_asked(self) -> bool:
+        """Tell whether the boot that comes is one from another state."""
+        return self._reset_asked
+
+    def may_save(self) -> None:
+        """Check that the machine can be saved now.
+
+        :raises DozlabError: when it cannot
+        """
+        if self.state != "running" or not self.served or self._reset_asked:
+            what = self.state if self.served or self.state != "running" else "not reached by SSH yet"
+            raise DozlabError(f"cannot save the machine: it is {what}")
+
+    def may_reset(self) -> None:
+        """Check that the machine can be set back now.
+
+        :raises DozlabError: when it cannot
+        """
+        if self.state not in ("starting", "running", "paused") or self._reset_asked:
+            raise DozlabError(f"cannot set the machine back: it is {self.state}")
 
     def pause(self) -> None:
         """Check that a pause is possible now.
@@ -235,6 +258,8 @@ class Lifecycle:
     def _judge(self, end: Exit, now: float) -> tuple[Next, str]:
         if self._stop_asked:
             return Next.STOPPED, "asked to stop"
+        if self._reset_asked:
+            return Next.RESET, "asked to go back"
         if self._fault:
             return Next.FAILED, self._fault
         if self._panic:

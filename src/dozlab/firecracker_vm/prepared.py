@@ -1,15 +1,18 @@
-"""Prepared snapshots at work: find one that fits, restore and adopt it; or make one of a guest that has just booted."""
+"""Saved machines at work: prepared ones (find, restore, adopt, make) and a session's checkpoints (save, go back)."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 from dozlab.firecracker_vm import adoption, inputs
 from dozlab.firecracker_vm.adoption import Guest
+from dozlab.firecracker_vm.checkpoints import Checkpoints
 from dozlab.firecracker_vm.machine import Spec, Vmm
 from dozlab.firecracker_vm.probe import Decision
 from dozlab.firecracker_vm.settings import Settings
@@ -18,12 +21,14 @@ from dozlab.images import snapshots
 from dozlab.images.snapshots import Needs, Snapshot, Snapshots, Unfit
 from dozlab.lib import tasks
 from dozlab.lib.errors import DozlabError
-from dozlab.lib.files import copy_sparse, write_atomic
+from dozlab.lib.files import allocated, copy_sparse, write_atomic
 
 log = logging.getLogger(__name__)
 
 ADOPT = {"kvm": 30.0, "tcg": 45.0}
 """Seconds a restored guest may take to answer; then the session boots instead."""
+ANSWER = {"kvm": 5.0, "tcg": 15.0}
+"""Seconds a running guest may take to answer."""
 SETTLE = {"kvm": 60.0, "tcg": 150.0}
 """Seconds a guest that is to be saved may take to come to rest."""
 
@@ -39,6 +44,7 @@ class Prepared:
         self.why = "the guest ended before it was saved"
         self._made = False
         self._disk: SessionDisk | None = None
+        self.checkpoints = Checkpoints(settings.vm_data / "disk/checkpoints", settings.checkpoints_limit)
 
     def archive(self) -> bytes:
         """Return what makes a guest that is booted now know our key."""
@@ -49,23 +55,38 @@ class Prepared:
         """Return why no snapshot was made, empty where none was asked for."""
         return "" if self._made or not self.settings.snapshot_out else f"no snapshot was made: {self.why}"
 
+    @property
+    def disk(self) -> SessionDisk:
+        """Return the session disk; there is one from the first `begin` on."""
+        assert self._disk
+        return self._disk
+
+    def begin(self, spec: Spec) -> None:
+        """Look at the session disk before a boot: mend what a killed one left, keep a copy while it is blank."""
+        self._disk = SessionDisk(spec.drives[-1].path)
+        self.disk.recover()
+        self.checkpoints.recover()
+        if not self.settings.snapshot_out:
+            with contextlib.suppress(OSError):  # then there is no reset to the clean image, which says so
+                self.disk.keep_clean()
+
     def find(self, spec: Spec) -> Snapshot | None:
         """Return the snapshot this session can begin with; the reason why there is none is logged."""
-        disk = self._disk = SessionDisk(spec.drives[-1].path)
-        disk.recover()
-        if not self.settings.snapshots or self.settings.snapshot_out or not disk.fresh:
+        if not self.settings.snapshots or self.settings.snapshot_out or not self.disk.fresh:
             return None
         try:
-            return Snapshots(self.settings.snapshots).find(self._needs(spec))
+            return Snapshots(self.settings.snapshots).find(self._prepared_needs(spec))
         except Unfit as error:
             log.info("booting: %s", error)
             return None
 
+    def _prepared_needs(self, spec: Spec) -> Needs:
+        words = inputs.words(self.settings, self.decision.vmm, self.decision.accel, workspace_port=0)
+        return self._needs(replace(spec, cmdline=words))
+
     def _needs(self, spec: Spec) -> Needs:
         settings = self.settings
-        words = inputs.words(settings, self.decision.vmm, self.decision.accel, workspace_port=0)
         base = str(inputs.read_object(settings.shared / "rootfs.json", "run init-rootfs first").get("digest", ""))
-        spec = replace(spec, cmdline=words)
         return needs(self.decision, spec, base=base, kit=settings.kit, told_kernel=settings.kernel is not None)
 
     async def restore(self, vmm: Vmm, spec: Spec, console: int, snapshot: Snapshot) -> None:
@@ -74,27 +95,51 @@ class Prepared:
         :raises DozlabError: when any of it fails; call `undo`, once the VMM has ended
         :raises OSError: the same
         """
-        assert self._disk
         begun = time.monotonic()
-        self._disk.lay(snapshot)
+        self.disk.lay(snapshot)
         laid = time.monotonic()
         await vmm.restore(spec, console, snapshot.state)
         await vmm.resume()
         loaded = time.monotonic()
-        ended = tasks.start(vmm.wait(), name="vmm-ended")
-        adopted = tasks.start(self._adopt(Guest(str(self.settings.vm_ip), snapshot.token)), name="adopt", guard=False)
-        try:
-            await asyncio.wait({ended, adopted}, return_when=asyncio.FIRST_COMPLETED)
-            if not adopted.done():
-                raise DozlabError("the restored machine ended at once")
-            self.guest = adopted.result()
-        finally:
-            await tasks.stop([ended, adopted])
-        self._disk.confirm()
+        await self._while_it_runs(vmm, self._adopt, snapshot.token)
+        self.disk.confirm()
         spent = (laid - begun, loaded - laid, time.monotonic() - loaded)
         log.info("restored: disk %.2f s, memory %.2f s, adoption %.2f s", *spent)
 
-    async def _adopt(self, guest: Guest) -> Guest:
+    async def go_back(self, vmm: Vmm, spec: Spec, console: int, checkpoint: Snapshot) -> None:
+        """Let a checkpoint's machine go on; its disk is in place already. The session's identity was in it.
+
+        :raises DozlabError: when any of it fails; the disk can be booted from, once the VMM has ended
+        """
+        if (wanted := self._needs(spec)) != checkpoint.needs:
+            raise Unfit(snapshots.difference(wanted, [checkpoint.needs], what="checkpoint's memory"))
+        await vmm.restore(spec, console, checkpoint.state)
+        await vmm.resume()
+        await self._while_it_runs(vmm, self._refresh, checkpoint.token)
+
+    async def _while_it_runs(self, vmm: Vmm, talk: Callable[[Guest], Awaitable[None]], token: str) -> None:
+        """Talk to a restored guest, who is ours from then on.
+
+        :raises DozlabError: when the machine ends meanwhile, or what `talk` raises
+        """
+        guest = Guest(str(self.settings.vm_ip), token)
+        ended = tasks.start(vmm.wait(), name="vmm-ended")
+        told = tasks.start(talk(guest), name="talk", guard=False)  # type: ignore[arg-type]
+        try:
+            await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
+            if not told.done():
+                raise DozlabError("the restored machine ended at once")
+            told.result()
+            self.guest = guest
+        finally:
+            await tasks.stop([ended, told])
+
+    async def _refresh(self, guest: Guest) -> None:
+        limit = ADOPT[self.decision.accel]
+        await guest.refresh(timeout=limit)
+        await guest.set_clock(timeout=limit)
+
+    async def _adopt(self, guest: Guest) -> None:
         settings, limit = self.settings, ADOPT[self.decision.accel]
         env = ""
         if settings.workspace_port:
@@ -102,7 +147,6 @@ class Prepared:
         await guest.adopt(adoption.read_identity(settings.shared), env, timeout=limit)
         off = await guest.set_clock(timeout=limit)
         log.info("the guest's clock differs by %.0f ms", off * 1000)
-        return guest
 
     async def after_pause(self) -> None:
         """Set the guest's clock, which stood still; a guest that cannot be told is none of our faults."""
@@ -114,8 +158,7 @@ class Prepared:
 
     def undo(self) -> None:
         """Put the blank session disk back."""
-        assert self._disk
-        self._disk.recover()
+        self.disk.recover()
 
     async def save(self, vmm: Vmm, spec: Spec) -> None:
         """Save a guest that is ready into SNAPSHOT_OUT.
@@ -129,8 +172,35 @@ class Prepared:
         await self.guest.prepare(timeout=SETTLE[self.decision.accel])
         await vmm.pause()
         await vmm.save(out / snapshots.STATE)
-        await asyncio.to_thread(_finish, out, spec.drives[-1].path, self._token, self._needs(spec))
+        await asyncio.to_thread(_finish, out, spec.drives[-1].path, self._token, self._prepared_needs(spec))
         self._made = True
+
+    async def save_checkpoint(self, vmm: Vmm, spec: Spec, name: str) -> Snapshot:
+        """Save the session's machine, which stands still meanwhile, under a name; it runs again afterwards.
+
+        :raises DozlabError: in one line, why there is none; one of the same name is as it was
+        """
+        wanted = self._needs(spec)
+        try:
+            await self.guest.call("clock", timeout=ANSWER[self.decision.accel])
+        except DozlabError as error:
+            raise DozlabError(
+                f"the machine cannot be saved, since it could not be told of its return: {error}"
+            ) from error
+        try:
+            made = self.checkpoints.begin(name, (spec.memory << 20) + allocated(spec.drives[-1].path))
+            try:
+                await vmm.pause()
+                try:
+                    await vmm.save(made / snapshots.STATE)
+                    await asyncio.to_thread(_finish, made, spec.drives[-1].path, self.guest.token, wanted)
+                finally:
+                    await vmm.resume()
+                return await asyncio.to_thread(self.checkpoints.finish, name)
+            finally:
+                self.checkpoints.abandon(name)
+        except OSError as error:
+            raise DozlabError(f"the checkpoint cannot be written: {error.strerror}") from error
 
 
 def _finish(out: Path, disk: Path, token: str, wanted: Needs) -> None:

@@ -4,7 +4,10 @@ Extra: CONSOLE_LOG (file instead of stdout), FIRECRACKER_BIN, QEMU_BIN, DOCKER_P
 probe boot may take), BOOT_PATIENCE (seconds of silence before init; 0 chooses by accelerator), STOP_GRACE (seconds for
 the guest to shut down), NETWORK_WAIT (seconds to wait for network-setup, where it is started at the same time; 0),
 SNAPSHOTS_DIR (folder of prepared snapshots: a fresh session that fits one is restored from it; empty: always boot),
-SNAPSHOT_OUT (empty folder: boot, save the machine there once it is ready, and end).
+SNAPSHOT_OUT (empty folder: boot, save the machine there once it is ready, and end), IDLE_PAUSE (seconds without a
+connection to USER_PORTS (8080,8081) or SSH_RELAY_PORT after which the guest is paused until the next one; 0: never),
+CHECKPOINTS_LIMIT (bytes all checkpoints may take together; 0: what is free). With --prepare: PREPARE_TIMEOUT (seconds
+that may take), SNAPSHOTS_LIMIT (bytes all snapshots may take together).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from pathlib import Path
 
 from dozlab.lib.env import Env
 from dozlab.lib.errors import BadUsage
+from dozlab.lib.units import GIB
 
 HELP = __doc__
 
@@ -52,6 +56,11 @@ class Settings:
     network_wait: float
     snapshots: Path | None
     snapshot_out: Path | None
+    idle_pause: float
+    user_ports: tuple[int, ...]
+    checkpoints_limit: int
+    prepare_timeout: float
+    snapshots_limit: int
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -92,9 +101,16 @@ class Settings:
             network_wait=env.integer("NETWORK_WAIT", 0, high=600),
             snapshots=Path(snapshots) if snapshots else None,
             snapshot_out=Path(out) if out else None,
+            idle_pause=env.integer("IDLE_PAUSE", 0),
+            user_ports=_ports(env),
+            checkpoints_limit=env.size("CHECKPOINTS_LIMIT", 0),
+            prepare_timeout=env.integer("PREPARE_TIMEOUT", 600, low=1),
+            snapshots_limit=env.size("SNAPSHOTS_LIMIT", 8 * GIB),
         )
         env.check()
         faults = []
+        if not settings.user_ports:
+            faults.append("USER_PORTS: not a list of ports such as 8080,8081")
         if settings.vmm not in ("auto", "firecracker", "qemu"):
             faults.append(f"VMM={settings.vmm!r}: write auto, firecracker or qemu")
         if not settings.tap or len(settings.tap) > 15 or any(c in settings.tap for c in "/, \t"):
@@ -102,3 +118,9 @@ class Settings:
         if faults:
             raise BadUsage("\n".join(faults))
         return settings
+
+
+def _ports(env: Env) -> tuple[int, ...]:
+    """Return the ports of terminal and editor; none where what is told is no list of ports."""
+    words = env.words("USER_PORTS") or ["8080", "8081"]
+    return tuple(int(word) for word in words) if all(word.isdecimal() and int(word) < 65536 for word in words) else ()

@@ -69,6 +69,7 @@ class SessionDisk:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.blank = path.with_name(f"{path.name}.blank")
+        self.clean = path.with_name(f"{path.name}.clean")
         self._temp = path.with_name(f".{path.name}.snapshot")
 
     @property
@@ -78,6 +79,30 @@ class SessionDisk:
             head = file.read(2048)
         (mounted,) = struct.unpack_from("<I", head, _MOUNTED)
         return head[_MAGIC : _MAGIC + 2] == b"\x53\xef" and mounted == 0
+
+    def keep_clean(self) -> None:
+        """Keep a copy of the blank disk for a reset: some hundred KiB, made before the first guest mounts it.
+
+        :raises OSError: nothing has changed then
+        """
+        if self.clean.exists() or not self.fresh:
+            return
+        self._temp.unlink(missing_ok=True)
+        copy_sparse(self.path, self._temp)
+        self._temp.rename(self.clean)
+
+    def stage(self, source: Path) -> None:
+        """Copy another disk beside this one, for `swap`.
+
+        :raises OSError: nothing has changed then
+        """
+        self._temp.unlink(missing_ok=True)
+        copy_sparse(source, self._temp)
+
+    def swap(self) -> None:
+        """Put what `stage` has copied in this disk's place; no guest runs from it now."""
+        self._temp.rename(self.path)
+        sync_dir(self.path.parent)
 
     def recover(self) -> None:
         """Put a blank disk back that a restore without adoption has left."""

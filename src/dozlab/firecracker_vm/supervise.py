@@ -11,10 +11,11 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from dozlab.firecracker_vm import guest, inputs, network
+from dozlab.firecracker_vm import checkpoints, guest, idle, inputs, network
 from dozlab.firecracker_vm.console import Console, Sink
 from dozlab.firecracker_vm.firecracker import Firecracker
 from dozlab.firecracker_vm.machine import Lifecycle, Next, Spec, Vmm
@@ -28,6 +29,7 @@ from dozlab.images.snapshots import Snapshot
 from dozlab.lib import tasks
 from dozlab.lib.control import ControlServer, Verb
 from dozlab.lib.errors import DozlabError
+from dozlab.lib.files import write_json
 from dozlab.lib.timeline import Stage, Timeline
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,13 @@ class Supervisor:
         self._vmm: Vmm | None = None
         self._clock: asyncio.Task[None] | None = None
         self._restored = False
+        self._spec: Spec | None = None
+        self._paused = ""
+        self._how, self._name = "boot", ""
+        self._back: Snapshot | None = None
+        self._alone = asyncio.Lock()
+        self._idle = idle.Idle(time.monotonic())
+        self._told: dict[str, Any] = {}
         self._stop = asyncio.Event()
         self._last_word = asyncio.Event()
         self._init = asyncio.Event()
@@ -73,8 +82,10 @@ class Supervisor:
         self._prepared = Prepared(settings, decision)
         self._lacks: set[Stage] = set()
         self._relay = Relay(str(settings.vm_ip), settings.vm_ssh_port)
-        verbs: dict[str, Verb] = {"status": self.status, "pause": self.pause, "resume": self.resume, "stop": self.stop,
-                 "console": self.tail}  # fmt: skip
+        verbs: dict[str, Verb] = {
+            "status": self.status, "pause": self.pause, "resume": self.resume, "stop": self.stop,
+            "console": self.tail, "checkpoint": self.checkpoint, "reset": self.reset, "forget": self.forget,
+        }  # fmt: skip
         self._control = ControlServer(settings.shared / "vm.sock", verbs)
 
     # -- verbs
@@ -84,25 +95,97 @@ class Supervisor:
         return {
             "state": self.life.state, "vmm": self.decision.vmm, "accel": self.decision.accel,
             "reason": self.life.reason or self.decision.reason, "ssh": self.ssh, "docker": self.docker,
-            "boots": self.life.boots,
+            "boots": self.life.boots, "how": self._how, "name": self._name, "paused": self._paused,
+            "restored": self._restored, "checkpoints": checkpoints.shown(self._prepared.checkpoints.ls()),
         }  # fmt: skip
 
     async def pause(self, request: dict[str, Any]) -> dict[str, Any]:
         """Stop the vCPUs."""
+        async with self._undisturbed():
+            await self._pause("asked")
+        return await self.status(request)
+
+    async def _pause(self, why: str) -> None:
         self.life.pause()
         assert self._vmm
         await self._vmm.pause()
-        self.life.state = "paused"
-        return await self.status(request)
+        self.life.state, self._paused = "paused", why
+        self._tell()
 
     async def resume(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let them run on."""
+        async with self._undisturbed():
+            await self._resume()
+        return await self.status(request)
+
+    async def _resume(self) -> None:
         self.life.resume()
         assert self._vmm
         await self._vmm.resume()
-        self.life.state = "running"
+        self.life.state, self._paused = "running", ""
+        self._idle.reset(time.monotonic())
+        self._tell()
         self._set_clock()
+
+    async def checkpoint(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Save the running machine under a name; it stands still meanwhile."""
+        name = checkpoints.check_name(request.get("name"))
+        async with self._undisturbed():
+            self.life.may_save()
+            vmm, spec = self._vmm, self._spec
+            assert vmm and spec
+            log.info("saving checkpoint %s", name)
+            self._paused = "saving"
+            self._tell()
+            try:
+                made = await self._prepared.save_checkpoint(vmm, spec, name)
+            finally:
+                self._paused = ""
+                self._tell()
+                self._set_clock()
+            log.info("checkpoint %s: %d bytes", name, made.size)
         return await self.status(request)
+
+    async def reset(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Set the machine back to a checkpoint, or with no name to the clean image."""
+        name = request.get("name") or ""
+        async with self._undisturbed():
+            self.life.may_reset()
+            back = self._prepared.checkpoints.find(name) if name else None
+            vmm = self._vmm
+            if not vmm:
+                raise DozlabError("cannot set the machine back: it is starting")
+            disk = self._prepared.disk
+            source = back.disk if back else disk.clean
+            if not source.exists():
+                raise DozlabError("no copy of the clean disk was kept: end the session and start it anew")
+            try:
+                await asyncio.to_thread(disk.stage, source)
+            except OSError as error:
+                raise DozlabError(f"the disk cannot be set back, so all is as it was: {error.strerror}") from error
+            log.info("going back to %s", f"checkpoint {name}" if name else "the clean image")
+            self._back = back
+            self._how, self._name = ("checkpoint", name) if back else ("clean", "")
+            self.life.ask_reset()
+            await vmm.end()
+        return await self.status(request)
+
+    async def forget(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Remove a checkpoint."""
+        async with self._undisturbed():
+            await asyncio.to_thread(self._prepared.checkpoints.rm, checkpoints.check_name(request.get("name")))
+        return await self.status(request)
+
+    @contextlib.asynccontextmanager
+    async def _undisturbed(self) -> AsyncIterator[None]:
+        """Let one verb at a time change the machine.
+
+        :raises DozlabError: when another one is under way
+        """
+        if self._alone.locked():
+            raise DozlabError("not now: another change of this machine is under way")
+        async with self._alone:
+            yield
 
     def _set_clock(self) -> None:
         """Begin to set the clock of a guest that stood still."""
@@ -129,16 +212,22 @@ class Supervisor:
             return
         self._stop.set()
         self.life.ask_stop()
+        self._tell()
 
     # -- the run
 
     async def run(self) -> int:
         """Boot, watch, boot again where that is right; return 0 when stopped, 1 when failed."""
+        watcher = tasks.start(self._watch_people(), name="watch-people") if self.settings.idle_pause else None
         try:
             await self._control.start()
             self._relay.start("0.0.0.0", self.settings.relay_port)  # noqa: S104  (a Service reaches it)
             while True:
                 what = await self._boot()
+                self._tell()
+                if what is Next.RESET:
+                    self._prepared.disk.swap()
+                    continue
                 if what is Next.STOPPED:
                     if fault := self._prepared.fault():
                         return self._failed(fault)
@@ -151,13 +240,14 @@ class Supervisor:
             self._failed(str(error), logged=False)
             raise
         finally:
-            await tasks.stop([self._clock] if self._clock else [])
+            await tasks.stop([task for task in (self._clock, watcher) if task])
             await self._relay.close()
             await self._control.close()
             self.console.close()
 
     def _failed(self, reason: str, *, logged: bool = True) -> int:
         self.life.state, self.life.reason = "failed", reason
+        self._tell()
         self._say(self._stage, "failed", reason)
         if logged:
             log.error("the VM failed: %s", reason)
@@ -177,7 +267,13 @@ class Supervisor:
         spec = Spec(
             files.kernel, files.initrd, words, files.drives, settings.cpus, settings.memory, settings.tap, mac
         )  # fmt: skip
-        snapshot = self._prepared.find(spec) if not self.life.boots else None
+        self._spec = spec
+        self._prepared.begin(spec)
+        back, self._back = self._back, None
+        if self.life.boots and not self.life.reset_asked:
+            self._how, self._name = "boot", ""
+        first = not self.life.boots or self._how == "clean"
+        snapshot = back or (self._prepared.find(spec) if first else None)
         self._begin()
         vmm = self._vmm = self._make()
         read, write = os.pipe()
@@ -185,7 +281,7 @@ class Supervisor:
         watchers: list[asyncio.Task[Any]] = []
         try:
             try:
-                if snapshot and not await self._restore(vmm, spec, write, snapshot):
+                if snapshot and not await self._restore(vmm, spec, write, snapshot, back=back is not None):
                     snapshot = None
                     vmm = self._vmm = self._make()
                 if not snapshot:
@@ -193,6 +289,8 @@ class Supervisor:
             finally:
                 os.close(write)
             self._say("vmm", "done", f"{self.decision.vmm} ({accel})" + (", restored" if snapshot else ""))
+            if snapshot and not back and self._how == "boot":
+                self._how = "snapshot"
             self._say("kernel", "start")
             self._restored = snapshot is not None
             if snapshot:
@@ -220,10 +318,14 @@ class Supervisor:
         log.info("%s ended: status %d %s", self.decision.vmm, end.code, end.told)
         return self.life.ended(end, time.monotonic(), self.console.summary())
 
-    async def _restore(self, vmm: Vmm, spec: Spec, console: int, snapshot: Snapshot) -> bool:
-        """Tell whether the session's machine runs now, from a snapshot; where not, all is ready for a boot."""
+    async def _restore(self, vmm: Vmm, spec: Spec, console: int, snapshot: Snapshot, *, back: bool) -> bool:
+        """Tell whether the session's machine runs now, from a saved one; where not, all is ready for a boot.
+
+        :param back: it is one of the session's own checkpoints
+        """
+        begin = self._prepared.go_back if back else self._prepared.restore
         try:
-            await self._prepared.restore(vmm, spec, console, snapshot)
+            await begin(vmm, spec, console, snapshot)
         except (DozlabError, OSError) as error:
             log.warning("not restored, so it boots: %s", error)
             await vmm.end()
@@ -238,7 +340,8 @@ class Supervisor:
         self._init.clear()
         self._docker_ready.clear()
         self._last_word.clear()
-        self._stage = "vmm"
+        self._stage, self._paused = "vmm", ""
+        self._tell()
         self._say("vmm", "start", f"boot {self.life.boots}, {self.decision.reason}")
 
     def _make(self) -> Vmm:
@@ -266,6 +369,18 @@ class Supervisor:
             log.warning("%s", marker.value)
         if self.life.over:
             self._last_word.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Keep vm.json up to date: what the terminal says of the machine (ARCHITECTURE.md, files in SHARED_DIR)."""
+        told = {
+            "state": "paused" if self._paused else self.life.state, "reason": self.life.reason, "paused": self._paused,
+            "boots": self.life.boots, "how": self._how, "name": self._name,
+        }  # fmt: skip
+        if told != self._told:
+            with contextlib.suppress(OSError):
+                write_json(self.settings.shared / "vm.json", told)
+            self._told = told
 
     def _say(self, stage: Stage, event: str, detail: str = "") -> None:
         if event == "start" and stage != "dockerd":
@@ -335,13 +450,34 @@ class Supervisor:
             folder = self.settings.vm_data
             before = self.life.state
             self.life.state, self.life.reason = "paused", f"the host's disk below {folder} is full; free some space"
+            self._paused = "disk"
+            self._tell()
             log.error("paused: %s", self.life.reason)
             while shutil.disk_usage(folder).free < DISK_ROOM:  # noqa: ASYNC110  (no event tells of free space)
                 await asyncio.sleep(1.0)
             await vmm.resume()
-            self.life.state, self.life.reason = before, ""
+            self.life.state, self.life.reason, self._paused = before, "", ""
+            self._tell()
             log.info("there is room on the host's disk again: the guest goes on")
             self._set_clock()
+
+    async def _watch_people(self) -> None:
+        """Pause a machine that nobody uses, and let it go on as soon as somebody comes (IDLE_PAUSE)."""
+        ports = {*self.settings.user_ports, self.settings.relay_port}
+        while True:
+            await asyncio.sleep(idle.EVERY)
+            here = self._idle.see(now := time.monotonic(), idle.look(ports))
+            try:
+                if here and self.life.state == "paused" and self._paused == "idle":
+                    async with self._undisturbed():
+                        await self._resume()
+                    log.info("somebody is here: the guest goes on")
+                elif self.ssh and self.life.state == "running" and self._idle.seconds(now) >= self.settings.idle_pause:
+                    async with self._undisturbed():
+                        await self._pause("idle")
+                    log.info("nobody was here for %.0f s: the guest is paused", self.settings.idle_pause)
+            except DozlabError as error:
+                log.info("idle: %s", error)
 
     async def _watch_ssh(self) -> None:
         await self._init.wait()

@@ -78,7 +78,7 @@ def key(needs: Needs) -> str:
     return hashlib.sha256(json.dumps({**needs, "format": FORMAT}, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def difference(needs: Needs, others: list[Needs]) -> str:
+def difference(needs: Needs, others: list[Needs], *, what: str = "prepared snapshot") -> str:
     """Return in one line why none of the others fits: the nearest one and what is different about it. Pure."""
     same_base = [other for other in others if other.get("base") == needs.get("base")]
     if not same_base:
@@ -89,7 +89,7 @@ def difference(needs: Needs, others: list[Needs]) -> str:
 
     nearest = min(same_base, key=lambda other: len(faults(other)))
     name, *more = faults(nearest) or ["format"]
-    words = f"the prepared snapshot is for another {WORDS.get(name, name)}"
+    words = f"the {what} is for another {WORDS.get(name, name)}"
     values = [str(each.get(name, "none")) for each in (nearest, needs)]
     if all(len(value) <= 40 for value in values):
         words += f" ({values[0]}, not {values[1]})"
@@ -110,7 +110,7 @@ class Snapshots:
         folder = self.folder / key(needs)
         if not folder.is_dir():
             raise Unfit(difference(needs, [each.needs for each in self.ls()]))
-        found = _load(folder)
+        found = load(folder)
         if found is None or found.needs != needs:
             raise Unfit(f"the prepared snapshot {folder.name} is damaged")
         return found
@@ -119,7 +119,7 @@ class Snapshots:
         """Return every whole snapshot, the newest first."""
         if not self.folder.is_dir():
             return []
-        found = [_load(path) for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        found = [load(path) for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         return sorted((each for each in found if each), key=lambda each: (-each.created, each.folder.name))
 
     def add(self, made: Path) -> Snapshot:
@@ -127,7 +127,7 @@ class Snapshots:
 
         :raises DozlabError: when it is not whole
         """
-        found = _load(made)
+        found = load(made)
         if found is None:
             raise DozlabError(f"{made} holds no whole snapshot")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def describe(folder: Path, needs: Needs) -> None:
     write_json(folder / DESCRIPTION, value, sync=True)
 
 
-def _load(folder: Path) -> Snapshot | None:
+def load(folder: Path) -> Snapshot | None:
     """Return the snapshot in a folder; None where it is not whole (a file is missing or of another length)."""
     try:
         told = read_json(folder / DESCRIPTION)

@@ -8,6 +8,7 @@ only when IMAGE_SIZE has grown is it checked and resized, offline.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -53,8 +54,15 @@ def prepare(settings: Settings, digest: str) -> tuple[Path, str]:
     check_base(settings, digest)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # Both are firecracker-vm's: what a reset goes back to.
+        clean, checkpoints = path.with_name(f"{path.name}.clean"), path.parent / "checkpoints"
         if path.exists():
-            return path, _keep(path, size)
+            what = _keep(path, size)
+            if what == "grown" and clean.exists():
+                _make(clean, size, settings.owner_uid)
+            return path, what
+        clean.unlink(missing_ok=True)  # of a disk that somebody has removed
+        shutil.rmtree(checkpoints, ignore_errors=True)
         write_json(path.parent / "base.json", {"digest": digest}, sync=True)  # first: a disk always has its base
         _make(path, size, settings.owner_uid)
     except OSError as error:

@@ -63,6 +63,11 @@ def sync_dir(path: Path) -> None:
         os.close(fd)
 
 
+def allocated(path: Path) -> int:
+    """Return the bytes a file takes on its disk: fewer than its length where it has holes (stat(2), st_blocks)."""
+    return path.stat().st_blocks * 512
+
+
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy a file, holes stay holes; blocks are shared where the file system can (ioctl_ficlone(2)). `target` is new.
 
@@ -77,6 +82,7 @@ def copy_sparse(source: Path, target: Path) -> None:
 
 
 _FICLONE = 0x40049409
+_CHUNK = 1 << 20
 
 
 def _private(path: str, flags: int) -> int:
@@ -98,10 +104,19 @@ def _copy_data(read: int, write: int, size: int) -> None:
             raise
         end = os.lseek(read, at, os.SEEK_HOLE)
         while at < end:
-            done = os.copy_file_range(read, write, end - at, at, at)
+            done = _copy_range(read, write, end - at, at)
             if not done:
                 raise OSError(errno.EIO, "the file became shorter while it was copied")
             at += done
+
+
+def _copy_range(read: int, write: int, size: int, at: int) -> int:
+    try:
+        return os.copy_file_range(read, write, size, at, at)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # copy_file_range(2): another file system, Linux 5.19 and later
+            raise
+    return os.pwrite(write, os.pread(read, min(size, _CHUNK), at), at)
 
 
 class Busy(Exception):

@@ -29,6 +29,21 @@ def parse_size(text: str | int) -> int:
     return int(float(match["number"]) * _FACTOR[unit])
 
 
+_DURATION = re.compile(r"^(?P<number>\d{1,9})(?P<unit>[smhd])?$")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text: str | int) -> int:
+    """Return seconds for `90s`, `30m`, `2h`, `1d` or a plain number of seconds.
+
+    :raises ValueError: when the text is no duration
+    """
+    match = _DURATION.match(str(text).strip())
+    if not match:
+        raise ValueError(f"not a duration: {text!r} (write 90s, 30m, 2h or a number of seconds)")
+    return int(match["number"]) * _SECONDS[match["unit"] or ""]
+
+
 def format_size(size: float) -> str:
     """Return bytes as `1.5 GiB`, three significant figures, for people."""
     value = float(size)

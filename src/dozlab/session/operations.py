@@ -25,6 +25,10 @@ from dozlab.session.layout import COMPONENTS, Layout, check_id
 from dozlab.session.ports import NONE, choose
 
 Progress = Callable[[str], None]
+SAVE_LIMIT = 330.0
+"""Seconds a verb of the machine may take: more than its VMM is given to save it."""
+RESET_LIMIT = 420.0
+"""Seconds from a reset until SSH must answer: a whole boot, emulated on a busy machine."""
 STOP_LIMIT = 90.0
 """Seconds an orderly stop may take before the session's processes are ended by force."""
 
@@ -263,10 +267,10 @@ def address(session_id: str, urls: dict[str, str], service: str) -> str:
     return urls[service]
 
 
-async def _vm(layout: Layout, verb: str) -> None:
+async def _vm(layout: Layout, verb: str, **arguments: Any) -> dict[str, Any]:
     if not state.alive(layout):
         raise DozlabError(f"session {layout.id} is not running", hint=f"start it: dozlab up {layout.id}")
-    await control.call(layout.shared / "vm.sock", verb)
+    return await control.call(layout.shared / "vm.sock", verb, timeout=SAVE_LIMIT, **arguments)
 
 
 def pause(layout: Layout) -> None:
@@ -283,6 +287,46 @@ def resume(layout: Layout) -> None:
     :raises DozlabError: when it is not paused
     """
     asyncio.run(_vm(layout, "resume"))
+
+
+def checkpoint(layout: Layout, name: str) -> int:
+    """Save the running machine under a name; it stands still meanwhile. Return the bytes it takes.
+
+    :raises DozlabError: in one line, why there is none; one of the same name is as it was
+    """
+    told = asyncio.run(_vm(layout, "checkpoint", name=name))
+    return next(int(each["size"]) for each in told["checkpoints"] if each["name"] == name)
+
+
+def forget(layout: Layout, name: str) -> None:
+    """Remove a checkpoint.
+
+    :raises DozlabError: when there is none of this name
+    """
+    asyncio.run(_vm(layout, "forget", name=name))
+
+
+def reset(layout: Layout, name: str) -> dict[str, Any]:
+    """Set the machine back to a checkpoint, or with no name to the clean image; return its status once SSH answers.
+
+    :raises DozlabError: when that is not possible, and nothing has changed; or when it does not come back
+    """
+    boots = int(asyncio.run(_vm(layout, "reset", name=name))["boots"])
+    deadline = time.monotonic() + RESET_LIMIT
+    while time.monotonic() < deadline:
+        told: dict[str, Any] = {}
+        with contextlib.suppress(DozlabError):  # a busy machine, or the end that `alive` sees
+            told = asyncio.run(_vm(layout, "status"))
+        if told.get("ssh") and int(told["boots"]) > boots:
+            return told
+        if not state.alive(layout):
+            end = files.read_json(layout.end) or {}
+            raise DozlabError(f"session {layout.id} ended: {end.get('reason') or state.died(layout)}")
+        time.sleep(0.05)
+    raise DozlabError(
+        f"session {layout.id} does not answer {RESET_LIMIT:.0f} s after the reset",
+        hint=f"see why: dozlab logs {layout.id} -c firecracker-vm",
+    )
 
 
 def ssh_argv(layout: Layout, command: list[str]) -> list[str]:

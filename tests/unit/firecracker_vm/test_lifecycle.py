@@ -152,3 +152,40 @@ def test_pause_and_resume_only_where_they_make_sense() -> None:
     life.pause()
     with pytest.raises(DozlabError, match="running"):
         life.resume()
+
+
+def test_a_reset_goes_on_however_the_vmm_ends() -> None:
+    for end in (Exit(0, "host-qmp-quit", ours=True), Exit(-9, ours=True), Exit(1)):
+        life = booted("qemu")
+        life.may_reset()
+        life.ask_reset()
+        with pytest.raises(DozlabError, match="cannot set the machine back"):
+            life.may_reset()
+        assert life.ended(end, 1.0) is Next.RESET
+        assert life.state == "starting"
+        life.begin(2.0)
+        assert not life.reset_asked
+        life.mark(INIT)
+        assert life.ended(Exit(0, "guest-shutdown"), 3.0) is Next.STOPPED
+
+
+def test_a_stop_beats_a_reset() -> None:
+    life = booted("qemu")
+    life.ask_reset()
+    life.ask_stop()
+    assert life.ended(Exit(0), 1.0) is Next.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("state", "served", "why"),
+    [("running", False, "not reached by SSH yet"), ("paused", True, "it is paused"), ("starting", False, "starting")],
+)
+def test_what_cannot_be_saved(state: str, served: bool, why: str) -> None:
+    life = booted("qemu", served=served)
+    life.state = state  # type: ignore[assignment]
+    with pytest.raises(DozlabError, match=why):
+        life.may_save()
+
+
+def test_what_can_be_saved() -> None:
+    booted("qemu").may_save()

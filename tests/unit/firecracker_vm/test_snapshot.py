@@ -100,6 +100,27 @@ def test_a_crash_in_the_copy_is_cleaned_up(disk: Path, snapshot: Snapshot) -> No
     assert [path.name for path in disk.parent.iterdir()] == ["session.ext4"]
 
 
+def test_the_clean_disk_is_kept_and_comes_back(disk: Path) -> None:
+    before = disk.read_bytes()
+    session = SessionDisk(disk)
+    session.keep_clean()
+    assert session.clean.stat().st_blocks <= disk.stat().st_blocks  # holes stay holes
+    mounted(disk)
+    session.keep_clean()  # a second start of the session
+    assert session.clean.read_bytes() == before
+    session.stage(session.clean)
+    assert disk.read_bytes() != before  # nothing is lost until the swap
+    session.swap()
+    assert disk.read_bytes() == before
+    assert sorted(path.name for path in disk.parent.iterdir()) == ["session.ext4", "session.ext4.clean"]
+
+
+def test_a_used_disk_is_not_kept_as_clean(disk: Path) -> None:
+    mounted(disk)
+    SessionDisk(disk).keep_clean()
+    assert [path.name for path in disk.parent.iterdir()] == ["session.ext4"]
+
+
 def test_needs_tell_all_that_must_fit(disk: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"id": "kit"}')
     spec = Spec(tmp_path / "k", tmp_path / "i", "words", (Drive("vdc", disk, False),), 2, 1024)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,24 @@ def test_grows_offline(environ: Environ) -> None:
     assert path.stat().st_size == 256 << 20
     assert fsck(path) == 0
     assert prepare(environ(IMAGE_SIZE="256M"))[1] == "kept"
+
+
+def test_what_a_reset_goes_back_to_grows_with_it(environ: Environ) -> None:
+    path, _ = prepare(environ())
+    clean = path.with_name("session.ext4.clean")
+    shutil.copyfile(path, clean)
+    prepare(environ(IMAGE_SIZE="256M"))
+    assert clean.stat().st_size == 256 << 20
+    assert fsck(clean) == 0
+
+
+def test_a_new_disk_has_nothing_of_the_old_one(environ: Environ) -> None:
+    path, _ = prepare(environ())
+    shutil.copyfile(path, path.with_name("session.ext4.clean"))
+    (path.parent / "checkpoints/one").mkdir(parents=True)
+    path.unlink()
+    assert prepare(environ())[1] == "made"
+    assert sorted(each.name for each in path.parent.iterdir()) == ["base.json", "session.ext4"]
 
 
 def test_a_growth_that_was_cut_short_is_done_at_the_next_start(environ: Environ) -> None:

@@ -215,13 +215,25 @@ def afterwards(state: State) -> None:
         sys.stderr.write(f"adopt: {error}\n")
 
 
+def refresh(_state: State, request: Request) -> Request:
+    """Go on after a return to a checkpoint: the same machine, but later, and with other random numbers."""
+    set_clock(request)
+    reseed(base64.b64decode(request["entropy"]))
+    return {}
+
+
 def clock(_state: State, request: Request) -> Request:
     """Only the clock, as after a pause."""
     set_clock(request)
     return {}
 
 
-VERBS: dict[str, Callable[[State, Request], Request]] = {"prepare": prepare, "adopt": adopt, "clock": clock}
+VERBS: dict[str, Callable[[State, Request], Request]] = {
+    "prepare": prepare,
+    "adopt": adopt,
+    "refresh": refresh,
+    "clock": clock,
+}
 
 
 def read(path: str) -> str:
