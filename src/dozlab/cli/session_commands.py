@@ -1,4 +1,4 @@
-"""Verbs on sessions: up, down, pause, resume, checkpoint, reset, ls, status, logs, ssh, exec, open, doctor."""
+"""Verbs on sessions: up, down, ls, status, logs, ssh, exec, open, doctor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from dozlab.lib.units import format_seconds, format_size
 from dozlab.session.layout import COMPONENTS, Layout, check_id
 
 DEFAULT_ID = "lab"
-CHECKPOINT = "checkpoint"
 READY_LIMIT = 600.0
 """Seconds until a start is given up; an emulated guest on a busy machine takes two or three minutes."""
 DOCKER_LIMIT = 240.0
@@ -333,70 +332,6 @@ def _print_from(path: Path, offset: int, prefix: str) -> int:
     return offset
 
 
-@click.command()
-@session_id
-def pause(session_id: str) -> None:
-    """Stop a session's machine where it is: it takes no processor time until `dozlab resume`."""
-    from dozlab.session import operations, state
-
-    operations.pause(state.find(session_id))
-    click.echo(f"{session_id} is paused; go on: dozlab resume {session_id}")
-
-
-@click.command()
-@session_id
-def resume(session_id: str) -> None:
-    """Let a paused session's machine go on; its clock is set right."""
-    from dozlab.session import operations, state
-
-    operations.resume(state.find(session_id))
-    click.echo(f"{session_id} goes on")
-
-
-@click.command()
-@session_id
-@click.argument("name", default=CHECKPOINT)
-@click.option("--rm", "remove", is_flag=True, help="Remove that checkpoint instead.")
-def checkpoint(session_id: str, name: str, remove: bool) -> None:
-    """Save a running machine as it is, to go back to it with `dozlab reset`.
-
-    NAME is 'checkpoint' where none is given; a checkpoint of the same name is replaced. `dozlab status` lists them.
-    """
-    from dozlab.session import operations, state
-
-    layout = state.find(session_id)
-    if remove:
-        operations.forget(layout, name)
-        click.echo(f"removed checkpoint {name} of {session_id}")
-        return
-    click.echo(f"saving {session_id}; it stands still meanwhile", err=True)
-    begun = time.monotonic()
-    size = operations.checkpoint(layout, name)
-    click.echo(
-        f"checkpoint {name} of {session_id}: {format_size(size)} in {format_seconds(time.monotonic() - begun)};"
-        f" go back to it: dozlab reset {session_id} {name}"
-    )
-
-
-@click.command()
-@session_id
-@click.argument("name", default="")
-def reset(session_id: str, name: str) -> None:
-    """Set a machine back to a checkpoint, or without NAME to the clean image.
-
-    What the machine holds now is lost, except for /workspace, which lies outside of it.
-    """
-    from dozlab.session import operations, state
-
-    layout = state.find(session_id)
-    where = f"checkpoint {name}" if name else "the clean image"
-    click.echo(f"setting {session_id} back to {where}", err=True)
-    begun = time.monotonic()
-    told = operations.reset(layout, name)
-    how = "" if told["restored"] or not name else "; its memory could not be used, so it has booted from that disk"
-    click.echo(f"{session_id} is back at {where} after {format_seconds(time.monotonic() - begun)}{how}")
-
-
 @click.command(context_settings={"ignore_unknown_options": True})
 @session_id
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -466,6 +401,4 @@ def doctor(form: str) -> None:
         raise DozlabError("this machine cannot run sessions yet", hint="run the commands above")
 
 
-COMMANDS: list[click.Command] = [
-    up, down, pause, resume, checkpoint, reset, ls, status, logs, ssh, exec_, open_, setup, doctor,
-]  # fmt: skip
+COMMANDS: list[click.Command] = [up, down, ls, status, logs, ssh, exec_, open_, setup, doctor]

@@ -11,25 +11,24 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from dozlab.firecracker_vm import checkpoints, guest, idle, inputs, network
+from dozlab.firecracker_vm import guest, idle, inputs, network
 from dozlab.firecracker_vm.console import Console, Sink
 from dozlab.firecracker_vm.firecracker import Firecracker
-from dozlab.firecracker_vm.machine import Lifecycle, Next, Spec, Vmm
+from dozlab.firecracker_vm.machine import Next, Spec, Vmm
 from dozlab.firecracker_vm.markers import Marker
-from dozlab.firecracker_vm.prepared import Prepared
 from dozlab.firecracker_vm.probe import Decision
 from dozlab.firecracker_vm.qemu import Qemu, QemuOptions
 from dozlab.firecracker_vm.relay import Relay
+from dozlab.firecracker_vm.running import Running
 from dozlab.firecracker_vm.settings import Settings
+from dozlab.firecracker_vm.verbs import Verbs
 from dozlab.images.snapshots import Snapshot
 from dozlab.lib import tasks
-from dozlab.lib.control import ControlServer, Verb
+from dozlab.lib.control import ControlServer
 from dozlab.lib.errors import DozlabError
-from dozlab.lib.files import write_json
 from dozlab.lib.timeline import Stage, Timeline
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,6 @@ DISK_ROOM = 64 << 20
 """Bytes that must be free on the host before a guest that was paused for lack of them goes on."""
 LACKS: dict[str, Stage] = {"the image has no sshd": "sshd", "the image has no Docker": "dockerd"}
 """What the kit's initramfs finds missing in an image: known at once, not after a long wait."""
-CONSOLE_LINES = 2000
 KEY_EVERY = 5.0
 """Seconds between two Ctrl-Alt-Del. systemd takes more than 7 within 2 s as an order to reset at once."""
 
@@ -60,159 +58,30 @@ class Supervisor:
     def __init__(self, settings: Settings, decision: Decision) -> None:
         self.settings = settings
         self.decision = decision
-        self.life = Lifecycle(decision.vmm)
+        self.machine = Running(settings, decision)
+        self.life = self.machine.life
         self.timeline = Timeline(settings.shared)
         self.console = Console(Sink(settings.console_log), self._on_marker)
-        self.ssh = self.docker = False
-        self._vmm: Vmm | None = None
-        self._clock: asyncio.Task[None] | None = None
-        self._restored = False
-        self._spec: Spec | None = None
-        self._paused = ""
-        self._how, self._name = "boot", ""
-        self._back: Snapshot | None = None
-        self._alone = asyncio.Lock()
-        self._idle = idle.Idle(time.monotonic())
-        self._told: dict[str, Any] = {}
         self._stop = asyncio.Event()
         self._last_word = asyncio.Event()
         self._init = asyncio.Event()
         self._docker_ready = asyncio.Event()
         self._stage: Stage = "vmm"
-        self._prepared = Prepared(settings, decision)
+        self._prepared = self.machine.prepared
         self._lacks: set[Stage] = set()
         self._relay = Relay(str(settings.vm_ip), settings.vm_ssh_port)
-        verbs: dict[str, Verb] = {
-            "status": self.status, "pause": self.pause, "resume": self.resume, "stop": self.stop,
-            "console": self.tail, "checkpoint": self.checkpoint, "reset": self.reset, "forget": self.forget,
-        }  # fmt: skip
-        self._control = ControlServer(settings.shared / "vm.sock", verbs)
-
-    # -- verbs
-
-    async def status(self, _request: dict[str, Any]) -> dict[str, Any]:
-        """See ARCHITECTURE.md, control sockets."""
-        return {
-            "state": self.life.state, "vmm": self.decision.vmm, "accel": self.decision.accel,
-            "reason": self.life.reason or self.decision.reason, "ssh": self.ssh, "docker": self.docker,
-            "boots": self.life.boots, "how": self._how, "name": self._name, "paused": self._paused,
-            "restored": self._restored, "checkpoints": checkpoints.shown(self._prepared.checkpoints.ls()),
-        }  # fmt: skip
-
-    async def pause(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Stop the vCPUs."""
-        async with self._undisturbed():
-            await self._pause("asked")
-        return await self.status(request)
-
-    async def _pause(self, why: str) -> None:
-        self.life.pause()
-        assert self._vmm
-        await self._vmm.pause()
-        self.life.state, self._paused = "paused", why
-        self._tell()
-
-    async def resume(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Let them run on."""
-        async with self._undisturbed():
-            await self._resume()
-        return await self.status(request)
-
-    async def _resume(self) -> None:
-        self.life.resume()
-        assert self._vmm
-        await self._vmm.resume()
-        self.life.state, self._paused = "running", ""
-        self._idle.reset(time.monotonic())
-        self._tell()
-        self._set_clock()
-
-    async def checkpoint(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Save the running machine under a name; it stands still meanwhile."""
-        name = checkpoints.check_name(request.get("name"))
-        async with self._undisturbed():
-            self.life.may_save()
-            vmm, spec = self._vmm, self._spec
-            assert vmm and spec
-            log.info("saving checkpoint %s", name)
-            self._paused = "saving"
-            self._tell()
-            try:
-                made = await self._prepared.save_checkpoint(vmm, spec, name)
-            finally:
-                self._paused = ""
-                self._tell()
-                self._set_clock()
-            log.info("checkpoint %s: %d bytes", name, made.size)
-        return await self.status(request)
-
-    async def reset(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Set the machine back to a checkpoint, or with no name to the clean image."""
-        name = request.get("name") or ""
-        async with self._undisturbed():
-            self.life.may_reset()
-            back = self._prepared.checkpoints.find(name) if name else None
-            vmm = self._vmm
-            if not vmm:
-                raise DozlabError("cannot set the machine back: it is starting")
-            disk = self._prepared.disk
-            source = back.disk if back else disk.clean
-            if not source.exists():
-                raise DozlabError("no copy of the clean disk was kept: end the session and start it anew")
-            try:
-                await asyncio.to_thread(disk.stage, source)
-            except OSError as error:
-                raise DozlabError(f"the disk cannot be set back, so all is as it was: {error.strerror}") from error
-            log.info("going back to %s", f"checkpoint {name}" if name else "the clean image")
-            self._back = back
-            self._how, self._name = ("checkpoint", name) if back else ("clean", "")
-            self.life.ask_reset()
-            await vmm.end()
-        return await self.status(request)
-
-    async def forget(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Remove a checkpoint."""
-        async with self._undisturbed():
-            await asyncio.to_thread(self._prepared.checkpoints.rm, checkpoints.check_name(request.get("name")))
-        return await self.status(request)
-
-    @contextlib.asynccontextmanager
-    async def _undisturbed(self) -> AsyncIterator[None]:
-        """Let one verb at a time change the machine.
-
-        :raises DozlabError: when another one is under way
-        """
-        if self._alone.locked():
-            raise DozlabError("not now: another change of this machine is under way")
-        async with self._alone:
-            yield
-
-    def _set_clock(self) -> None:
-        """Begin to set the clock of a guest that stood still."""
-        if self.life.reached_init:
-            self._clock = tasks.start(self._prepared.after_pause(), name="clock")
-
-    async def stop(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Ask for a graceful stop; answers at once, the process ends when the VM has."""
-        self.request_stop()
-        return await self.status(request)
-
-    async def tail(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the newest lines of the console."""
-        lines = request.get("lines", 100)
-        if not isinstance(lines, int) or isinstance(lines, bool) or lines < 1:
-            raise DozlabError("console: lines must be a whole number from 1")
-        return {"text": self.console.text(min(lines, CONSOLE_LINES))}
+        verbs = Verbs(self.machine, self.console, self.request_stop)
+        self._control = ControlServer(settings.shared / "vm.sock", verbs.table())
 
     def request_stop(self) -> None:
         """Begin a graceful stop; a second call ends the VM at once."""
-        if self._stop.is_set() and self._vmm:
+        if self._stop.is_set() and self.machine.vmm:
             log.warning("asked to stop a second time: ending the VM now")
-            tasks.start(self._vmm.end(), name="end-now")
+            tasks.start(self.machine.vmm.end(), name="end-now")
             return
         self._stop.set()
         self.life.ask_stop()
-        self._tell()
+        self.machine.tell()
 
     # -- the run
 
@@ -224,7 +93,7 @@ class Supervisor:
             self._relay.start("0.0.0.0", self.settings.relay_port)  # noqa: S104  (a Service reaches it)
             while True:
                 what = await self._boot()
-                self._tell()
+                self.machine.tell()
                 if what is Next.RESET:
                     self._prepared.disk.swap()
                     continue
@@ -240,14 +109,15 @@ class Supervisor:
             self._failed(str(error), logged=False)
             raise
         finally:
-            await tasks.stop([task for task in (self._clock, watcher) if task])
+            await tasks.stop([watcher] if watcher else [])
+            await self.machine.close()
             await self._relay.close()
             await self._control.close()
             self.console.close()
 
     def _failed(self, reason: str, *, logged: bool = True) -> int:
         self.life.state, self.life.reason = "failed", reason
-        self._tell()
+        self.machine.tell()
         self._say(self._stage, "failed", reason)
         if logged:
             log.error("the VM failed: %s", reason)
@@ -267,15 +137,15 @@ class Supervisor:
         spec = Spec(
             files.kernel, files.initrd, words, files.drives, settings.cpus, settings.memory, settings.tap, mac
         )  # fmt: skip
-        self._spec = spec
+        self.machine.spec = spec
         self._prepared.begin(spec)
-        back, self._back = self._back, None
+        back, self.machine.back = self.machine.back, None
         if self.life.boots and not self.life.reset_asked:
-            self._how, self._name = "boot", ""
-        first = not self.life.boots or self._how == "clean"
+            self.machine.how, self.machine.name = "boot", ""
+        first = not self.life.boots or self.machine.how == "clean"
         snapshot = back or (self._prepared.find(spec) if first else None)
         self._begin()
-        vmm = self._vmm = self._make()
+        vmm = self.machine.vmm = self._make()
         read, write = os.pipe()
         reader = tasks.start(self.console.read(read), name="console")
         watchers: list[asyncio.Task[Any]] = []
@@ -283,16 +153,16 @@ class Supervisor:
             try:
                 if snapshot and not await self._restore(vmm, spec, write, snapshot, back=back is not None):
                     snapshot = None
-                    vmm = self._vmm = self._make()
+                    vmm = self.machine.vmm = self._make()
                 if not snapshot:
                     await vmm.start(spec, write)
             finally:
                 os.close(write)
             self._say("vmm", "done", f"{self.decision.vmm} ({accel})" + (", restored" if snapshot else ""))
-            if snapshot and not back and self._how == "boot":
-                self._how = "snapshot"
+            if snapshot and not back and self.machine.how == "boot":
+                self.machine.how = "snapshot"
             self._say("kernel", "start")
-            self._restored = snapshot is not None
+            self.machine.restored = snapshot is not None
             if snapshot:
                 self._on_marker(Marker("stage", "kernel"))
                 self._on_marker(Marker("stage", "init"))
@@ -312,8 +182,8 @@ class Supervisor:
         finally:
             await tasks.stop([*watchers, reader])
             await vmm.end()
-            self._vmm = None
-            self.ssh = self.docker = False
+            self.machine.vmm = None
+            self.machine.ssh = self.machine.docker = False
             await self._relay.shut()
         log.info("%s ended: status %d %s", self.decision.vmm, end.code, end.told)
         return self.life.ended(end, time.monotonic(), self.console.summary())
@@ -340,8 +210,8 @@ class Supervisor:
         self._init.clear()
         self._docker_ready.clear()
         self._last_word.clear()
-        self._stage, self._paused = "vmm", ""
-        self._tell()
+        self._stage, self.machine.paused = "vmm", ""
+        self.machine.tell()
         self._say("vmm", "start", f"boot {self.life.boots}, {self.decision.reason}")
 
     def _make(self) -> Vmm:
@@ -369,18 +239,7 @@ class Supervisor:
             log.warning("%s", marker.value)
         if self.life.over:
             self._last_word.set()
-        self._tell()
-
-    def _tell(self) -> None:
-        """Keep vm.json up to date: what the terminal says of the machine (ARCHITECTURE.md, files in SHARED_DIR)."""
-        told = {
-            "state": "paused" if self._paused else self.life.state, "reason": self.life.reason, "paused": self._paused,
-            "boots": self.life.boots, "how": self._how, "name": self._name,
-        }  # fmt: skip
-        if told != self._told:
-            with contextlib.suppress(OSError):
-                write_json(self.settings.shared / "vm.json", told)
-            self._told = told
+        self.machine.tell()
 
     def _say(self, stage: Stage, event: str, detail: str = "") -> None:
         if event == "start" and stage != "dockerd":
@@ -433,7 +292,7 @@ class Supervisor:
         limit = 2 * READY[self.decision.accel]
         try:
             async with asyncio.timeout(limit):
-                while not (self.ssh and (self.docker or "dockerd" in self._lacks)):  # noqa: ASYNC110  (several events)
+                while not (self.machine.ssh and (self.machine.docker or "dockerd" in self._lacks)):  # noqa: ASYNC110  (several events)
                     await asyncio.sleep(0.2)
             await self._prepared.save(vmm, spec)
         except TimeoutError:
@@ -450,31 +309,35 @@ class Supervisor:
             folder = self.settings.vm_data
             before = self.life.state
             self.life.state, self.life.reason = "paused", f"the host's disk below {folder} is full; free some space"
-            self._paused = "disk"
-            self._tell()
+            self.machine.paused = "disk"
+            self.machine.tell()
             log.error("paused: %s", self.life.reason)
             while shutil.disk_usage(folder).free < DISK_ROOM:  # noqa: ASYNC110  (no event tells of free space)
                 await asyncio.sleep(1.0)
             await vmm.resume()
-            self.life.state, self.life.reason, self._paused = before, "", ""
-            self._tell()
+            self.life.state, self.life.reason, self.machine.paused = before, "", ""
+            self.machine.tell()
             log.info("there is room on the host's disk again: the guest goes on")
-            self._set_clock()
+            self.machine.set_clock()
 
     async def _watch_people(self) -> None:
         """Pause a machine that nobody uses, and let it go on as soon as somebody comes (IDLE_PAUSE)."""
         ports = {*self.settings.user_ports, self.settings.relay_port}
         while True:
             await asyncio.sleep(idle.EVERY)
-            here = self._idle.see(now := time.monotonic(), idle.look(ports))
+            here = self.machine.idle.see(now := time.monotonic(), idle.look(ports))
             try:
-                if here and self.life.state == "paused" and self._paused == "idle":
-                    async with self._undisturbed():
-                        await self._resume()
+                if here and self.life.state == "paused" and self.machine.paused == "idle":
+                    async with self.machine.undisturbed():
+                        await self.machine.resume()
                     log.info("somebody is here: the guest goes on")
-                elif self.ssh and self.life.state == "running" and self._idle.seconds(now) >= self.settings.idle_pause:
-                    async with self._undisturbed():
-                        await self._pause("idle")
+                elif (
+                    self.machine.ssh
+                    and self.life.state == "running"
+                    and self.machine.idle.seconds(now) >= self.settings.idle_pause
+                ):
+                    async with self.machine.undisturbed():
+                        await self.machine.pause("idle")
                     log.info("nobody was here for %.0f s: the guest is paused", self.settings.idle_pause)
             except DozlabError as error:
                 log.info("idle: %s", error)
@@ -489,12 +352,12 @@ class Supervisor:
 
         await guest.wait_until(
             lambda: guest.ssh_answers(host, port),
-            pause=0.05 if self._restored else POLL[accel],
+            pause=0.05 if self.machine.restored else POLL[accel],
             patience=READY[accel],
             late=late,
         )
         await self._relay.open()
-        self.ssh = self.life.served = True
+        self.machine.ssh = self.life.served = True
         self._say("sshd", "done")
         self._stage = "vmm"
         log.info("ready: sshd answers on %s:%d", host, port)
@@ -514,6 +377,6 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DOCKER_MARKER[accel]):
                 await self._docker_ready.wait()
-        self.docker = True
+        self.machine.docker = True
         self._say("dockerd", "done")
         log.info("Docker answers on %s:%d", host, port)
