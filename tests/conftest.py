@@ -1,10 +1,13 @@
-"""What holds for every test: those that need root say so, and how to enable them."""
+"""What holds for every test: those that need root say so; a failing one keeps what its sessions tell."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 
 import pytest
+
+from tests.support import Dozlab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,3 +18,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Save the logs of the sessions that a failing test leaves running, and show the end of their consoles."""
+    report = yield
+    if report.failed:
+        used = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Dozlab)]
+        for command in {each.state: each for each in used}.values():
+            for session in command.sessions():
+                report.sections.append((f"session {session}", command.save_evidence(session)))
+    return report

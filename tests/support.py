@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parent.parent
 EVIDENCE = REPOSITORY / "evidence"
+CONSOLE_LINES = 30
+"""Of a console in a failure's own words; the rest is in the evidence."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +131,30 @@ class Dozlab:
         return {**kept, "XDG_STATE_HOME": str(self.state), **self.env}
 
     def run(self, *words: str, timeout: float = 300, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a verb to its end; with `check` a failure fails the test with the command's own words."""
-        done = subprocess.run(
+        """Run a verb to its end; with `check` a failure fails the test with the command's own words.
+
+        A session that does not come up tells why (`save_evidence`) before it is removed, and so does one that a failing
+        test removes on its way out.
+        """
+        fault = sys.exc_info()[1]
+        if words[0] == "down" and fault is not None:
+            for name in set(words[1:]) & set(self.sessions()):
+                fault.add_note(self.save_evidence(name))
+        must_start = words[0] == "up" and check
+        done = self._run(*words, *(["--keep-failed"] if must_start else []), timeout=timeout)
+        if check and done.returncode != 0:
+            told = f"dozlab {' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+            if must_start:
+                told += self.save_evidence(words[1])
+                self._run("down", words[1])
+            raise AssertionError(told)
+        return done
+
+    def _run(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             self.argv(*words), env=self.environment(), capture_output=True, text=True, timeout=timeout, check=False,
             stdin=subprocess.DEVNULL, cwd=self.env.get("HOME"),
         )  # fmt: skip
-        if check and done.returncode != 0:
-            raise AssertionError(f"dozlab {' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
-        return done
 
     def json(self, *words: str) -> Any:
         """Run a verb with -o json and return what it printed."""
@@ -152,13 +171,25 @@ class Dozlab:
         """Run a command in the guest and return what it printed."""
         return self.run("ssh", session, "--", command, timeout=timeout, check=check).stdout
 
-    def save_evidence(self, session: str, test: str) -> None:
-        """Keep a failing session's logs and state where CI's artefacts and people find them."""
-        folder = EVIDENCE / test
+    def save_evidence(self, session: str) -> str:
+        """Keep a session's logs and status where CI's artefacts and people find them.
+
+        :return: the last lines of its console, with a heading
+        """
+        logs, status = self._run("logs", session), self._run("status", session)
+        test = os.environ.get("PYTEST_CURRENT_TEST", "no test").rpartition(" ")[0]
+        folder = EVIDENCE / re.sub(r"[^A-Za-z0-9]+", "-", test.removeprefix("tests/"))[:100] / session
         folder.mkdir(parents=True, exist_ok=True)
-        for words in (["logs", session], ["status", session]):
-            done = self.run(*words, check=False)
-            (folder / f"{words[0]}.txt").write_text(done.stdout + done.stderr)
+        for name, done in (("logs", logs), ("status", status)):
+            (folder / f"{name}.txt").write_text(done.stdout + done.stderr)
+        console = [line for line in logs.stdout.splitlines() if line.startswith("[firecracker-vm] ")][-CONSOLE_LINES:]
+        first = (status.stdout.splitlines() or ["no status"])[0]
+        return "\n".join([f"--- {first}; all of it in {folder.relative_to(REPOSITORY)}", *console, ""])
+
+    def sessions(self) -> list[str]:
+        """Return the ids of all sessions of this state folder, stopped ones included; none where `ls` fails."""
+        done = self._run("ls", "-o", "json")
+        return [str(each["id"]) for each in json.loads(done.stdout)] if done.returncode == 0 else []
 
 
 def _hear_ctrl_c() -> None:

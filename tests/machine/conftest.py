@@ -5,21 +5,28 @@ Enabled by `make test`. They boot VMs (emulated where KVM does not work): about 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from dozlab.images.store import Store
 from dozlab.lib import paths
+from dozlab.session import vmm_choice
 from tests.support import REPOSITORY, Dozlab, Inventory, until
 
 USER = "dozlab-test"
 
 SMALL = ["--set", "vm.memory=768", "--set", "rootfs.diskSize=2G"]
+IMAGE = "for-snapshots"
+PREPARED = [*SMALL, "--image", IMAGE]
+"""What a session of `quick` must be like to begin with the prepared snapshot."""
 NO_EDITOR = ["--set", "codeServer.enabled=false"]
 
 
@@ -45,29 +52,74 @@ def dozlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dozlab]:
 @pytest.fixture(scope="session")
 def lab(dozlab: Dozlab) -> str:
     """A running session with everything on, shared by tests that leave it as they found it."""
-    done = dozlab.run("up", "lab", "--set", "codeServer.password=lab-pass-word", timeout=600, check=False)
-    if done.returncode != 0:
-        dozlab.save_evidence("lab", "lab-fixture")
-        raise AssertionError(f"dozlab up lab: {done.returncode}\n{done.stdout}{done.stderr}")
+    dozlab.run("up", "lab", "--cold", "--set", "codeServer.password=lab-pass-word", timeout=600)
     return "lab"
+
+
+@pytest.fixture(scope="session")
+def own(dozlab: Dozlab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dozlab]:
+    """The command with a cache of its own, so that the user's stays as it is: the default image by another name."""
+    cache, home = paths.cache(), tmp_path_factory.mktemp("cache")
+    mine = home / "dozlab"
+    mine.mkdir()
+    for name in ("kit", "code-server", "docker-cli", "bin", vmm_choice.cache_file().name):
+        (mine / name).symlink_to(cache / name)
+    base = Store(cache / "store")
+    Store(mine / "store").add_file(base.path(base.inspect("dozlab-vm").digest), name=IMAGE)
+    yield Dozlab(dozlab.state, env={"XDG_CACHE_HOME": str(home)})
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `dozlab image prepare` said, and what of its making was still there afterwards."""
+
+    said: subprocess.CompletedProcess[str]
+    left: dict[str, list[str]]
+
+
+@pytest.fixture(scope="session")
+def prepared(own: Dozlab) -> Prepared:
+    """One snapshot of the small machine in that cache."""
+    before = Inventory.take()
+    said = own.run("image", "prepare", IMAGE, *SMALL, *NO_EDITOR, "--set", "firecracker.vmm=qemu", timeout=600)
+    return Prepared(said, left_since(before))
+
+
+@pytest.fixture(scope="session")
+def quick(own: Dozlab, prepared: Prepared) -> Dozlab:
+    """The command whose `PREPARED` sessions take seconds: for tests that are about something else than a boot."""
+    return own
 
 
 @pytest.fixture
 def clean(dozlab: Dozlab) -> Iterator[Inventory]:
     """Prove that a test leaves nothing behind: the inventory of this machine before and after is the same."""
+    with nothing_left() as before:
+        yield before
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[Inventory]:
+    """Check at the end that all is as it was at the beginning; a failure inside is told first."""
     before = Inventory.take()
     yield before
+    left = left_since(before)
+    assert not left, f"left behind: {left}"
+
+
+def left_since(before: Inventory) -> dict[str, list[str]]:
+    """Return what is here and was not before, once nothing is or 15 s have passed."""
     left: dict[str, list[str]] = {}
 
-    def nothing_left() -> bool:
+    def none() -> bool:
         left.clear()
         left.update(Inventory.take().new_since(before))
         return not left
 
-    try:
-        until(nothing_left, what="nothing left behind", seconds=15)
-    except AssertionError as error:
-        raise AssertionError(f"left behind: {left}") from error
+    with contextlib.suppress(AssertionError):
+        until(none, what="nothing left behind", seconds=15)
+    return left
 
 
 @pytest.fixture

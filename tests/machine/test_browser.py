@@ -16,7 +16,7 @@ from tests.browsing import (
     type_in_editors_terminal,
     type_line,
 )
-from tests.machine.conftest import SMALL
+from tests.machine.conftest import PREPARED
 from tests.support import EVIDENCE, Dozlab
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -64,19 +64,18 @@ def test_the_editors_terminal_runs_docker(context: BrowserContext, dozlab: Dozla
     page.close()
 
 
-def test_two_sessions_in_one_browser(context: BrowserContext, dozlab: Dozlab, lab: str) -> None:
+def test_two_sessions_in_one_browser(context: BrowserContext, quick: Dozlab, lab: str) -> None:
     """Cookies know no ports: each session has names of its own, so that nobody is logged out."""
     passwords = {lab: "lab-pass-word", "lab2": "other-pass-word"}
     try:
-        dozlab.run(
-            "up", "lab2", *SMALL, "--set", "codeServer.password=other-pass-word", "--no-docker-wait", timeout=420
-        )
-        pages = {name: open_terminal(context, url(dozlab, name, "terminal"), passwords[name]) for name in passwords}
+        words = [*PREPARED, "--set", "codeServer.password=other-pass-word"]
+        quick.run("up", "lab2", *words, "--no-docker-wait", timeout=420)
+        pages = {name: open_terminal(context, url(quick, name, "terminal"), passwords[name]) for name in passwords}
         for name, page in pages.items():
             page.reload()
             expect(page.locator("#state")).to_have_text("Live", timeout=SLOW)
             screen_has(page, f"root@{name}:")
-        urls = {name: url(dozlab, name, "vscode") for name in passwords}
+        urls = {name: url(quick, name, "vscode") for name in passwords}
         for name, password in passwords.items():
             open_editor(context, urls[name], password).close()
         for name in passwords:
@@ -86,6 +85,6 @@ def test_two_sessions_in_one_browser(context: BrowserContext, dozlab: Dozlab, la
             page.close()
         # Neither guest reaches the other: they have the same address, each in a network of its own.
         for name in passwords:
-            assert dozlab.ssh(name, "hostname").strip() == name
+            assert quick.ssh(name, "hostname").strip() == name
     finally:
-        dozlab.run("down", "lab2", check=False)
+        quick.run("down", "lab2", check=False)

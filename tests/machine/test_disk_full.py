@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from dozlab.lib import paths
-from tests.machine.conftest import NO_EDITOR, SMALL
+from tests.machine.conftest import NO_EDITOR, PREPARED, SMALL
 from tests.support import Dozlab, until
 from tests.tiny import small_ext4
 
 pytestmark = [pytest.mark.usefixtures("clean"), pytest.mark.root]
-QUICK = [*SMALL, *NO_EDITOR, "--set", "terminal.enabled=false"]
+LEAN = [*NO_EDITOR, "--set", "terminal.enabled=false"]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_during_a_download(dozlab: Dozlab, tmp_path: Path) -> None:
         file.write(os.urandom(12 << 20))
     store = paths.cache() / "store"
     script = f'left={store}; mount -t tmpfs -o size=6m tmpfs "$left"'
-    done = in_private_mounts(dozlab, script, "up", "bad", *QUICK, "--image", str(image))
+    done = in_private_mounts(dozlab, script, "up", "bad", *SMALL, *LEAN, "--image", str(image))
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1, done.stderr
     assert len(lines) == 1
@@ -81,10 +81,10 @@ def test_during_a_build(dozlab: Dozlab, small_disk: Path) -> None:
     assert not [path for path in left if "debs" not in path.parts and "apt" not in path.parts], left
 
 
-def test_during_a_run_the_guest_waits_and_loses_nothing(dozlab: Dozlab, small_disk: Path) -> None:
-    command = Dozlab(small_disk, env=dozlab.env)
+def test_during_a_run_the_guest_waits_and_loses_nothing(quick: Dozlab, small_disk: Path) -> None:
+    command = Dozlab(small_disk, env=quick.env)
     try:
-        command.run("up", "full", *QUICK, "--no-docker-wait", timeout=420)
+        command.run("up", "full", *PREPARED, *LEAN, "--no-docker-wait", timeout=420)
         write = "dd if=/dev/urandom of=/root/big bs=1M count=120 conv=fsync 2>/dev/null; md5sum < /root/big"
         writer = command.popen("ssh", "full", "--", write)
         status = until(lambda: _paused(command), what="the guest paused", seconds=120)

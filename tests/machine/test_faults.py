@@ -21,7 +21,7 @@ from tests.support import Dozlab, until
 from tests.tiny import small_ext4, without_init, without_services
 
 pytestmark = pytest.mark.usefixtures("clean")
-QUICK = [*SMALL, *NO_EDITOR, "--set", "terminal.enabled=false"]
+QUICK = ["--cold", *SMALL, *NO_EDITOR, "--set", "terminal.enabled=false"]
 
 
 def refused(dozlab: Dozlab, code: int, *words: str, timeout: float = 120) -> list[str]:

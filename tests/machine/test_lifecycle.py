@@ -6,48 +6,48 @@ import subprocess
 
 import pytest
 
-from tests.machine.conftest import NO_EDITOR, SMALL
+from tests.machine.conftest import IMAGE, NO_EDITOR, PREPARED, SMALL
 from tests.support import Dozlab, Inventory, until
 
 
-def test_reboot_poweroff_restart_and_orderly_stop(dozlab: Dozlab, clean: Inventory) -> None:
-    """One session through its whole life, since each boot costs half a minute under emulation."""
-    dozlab.run("up", "life", *SMALL, *NO_EDITOR, "--no-docker-wait", timeout=420)
-    host_key = dozlab.ssh("life", "echo kept > /root/file; cat /etc/ssh/ssh_host_ed25519_key.pub /etc/machine-id")
+def test_reboot_poweroff_restart_and_orderly_stop(quick: Dozlab, clean: Inventory) -> None:
+    """One session through its whole life, from a snapshot, since each boot costs half a minute under emulation."""
+    quick.run("up", "life", *PREPARED, *NO_EDITOR, "--no-docker-wait", timeout=420)
+    host_key = quick.ssh("life", "echo kept > /root/file; cat /etc/ssh/ssh_host_ed25519_key.pub /etc/machine-id")
 
     # A learner's reboot brings the machine back, on the same disk.
-    dozlab.ssh("life", "nohup reboot >/dev/null 2>&1 &", check=False)
-    until(lambda: dozlab.json("status", "life")["vm"].get("boots") == 2, what="second boot", seconds=90)
-    until(lambda: dozlab.json("status", "life")["vm"].get("ssh"), what="SSH after a reboot", seconds=180)
-    assert dozlab.ssh("life", "cat /root/file").strip() == "kept"
+    quick.ssh("life", "nohup reboot >/dev/null 2>&1 &", check=False)
+    until(lambda: quick.json("status", "life")["vm"].get("boots") == 2, what="second boot", seconds=90)
+    until(lambda: quick.json("status", "life")["vm"].get("ssh"), what="SSH after a reboot", seconds=180)
+    assert quick.ssh("life", "cat /root/file").strip() == "kept"
 
     # Poweroff ends the session as stopped; its disk stays.
-    dozlab.ssh("life", "nohup poweroff >/dev/null 2>&1 &", check=False)
-    until(lambda: dozlab.json("status", "life")["state"] == "stopped", what="stopped", seconds=120)
-    assert dozlab.json("status", "life")["reason"] == "the guest powered off"
-    assert dozlab.run("ssh", "life", check=False).stderr.strip() == (
+    quick.ssh("life", "nohup poweroff >/dev/null 2>&1 &", check=False)
+    until(lambda: quick.json("status", "life")["state"] == "stopped", what="stopped", seconds=120)
+    assert quick.json("status", "life")["reason"] == "the guest powered off"
+    assert quick.run("ssh", "life", check=False).stderr.strip() == (
         "error: session life is not running; start it: dozlab up life"
     )
 
     # Another base under this disk is refused by name.
-    other = dozlab.run("up", "life", "--image", _other_image(dozlab), check=False)
+    other = quick.run("up", "life", "--image", _other_image(quick), check=False)
     assert other.returncode == 1
     assert "base" in other.stderr and "life" in other.stderr
 
     # Started again, it has its file, its host key and its machine-id.
-    dozlab.run("up", "life", "--image", "dozlab-vm", "--no-docker-wait", timeout=420)
-    assert dozlab.ssh("life", "cat /etc/ssh/ssh_host_ed25519_key.pub /etc/machine-id") == host_key
-    assert dozlab.ssh("life", "cat /root/file").strip() == "kept"
+    quick.run("up", "life", "--image", IMAGE, "--no-docker-wait", timeout=420)
+    assert quick.ssh("life", "cat /etc/ssh/ssh_host_ed25519_key.pub /etc/machine-id") == host_key
+    assert quick.ssh("life", "cat /root/file").strip() == "kept"
 
     # Stopped by `down --keep`, its guest shuts down in order and leaves a whole file system.
-    dozlab.run("down", "life", "--keep", timeout=150)
-    console = dozlab.run("logs", "life", "-c", "firecracker-vm").stdout
+    quick.run("down", "life", "--keep", timeout=150)
+    console = quick.run("logs", "life", "-c", "firecracker-vm").stdout
     assert "dozlab: shutdown=" in console
-    assert dozlab.json("status", "life")["state"] == "stopped"
-    disk = dozlab.state / "dozlab/sessions/life/vm-data/disk/session.ext4"
+    assert quick.json("status", "life")["state"] == "stopped"
+    disk = quick.state / "dozlab/sessions/life/vm-data/disk/session.ext4"
     checked = subprocess.run(["e2fsck", "-fn", str(disk)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
-    dozlab.run("down", "life")
+    quick.run("down", "life")
 
 
 def _other_image(dozlab: Dozlab) -> str:

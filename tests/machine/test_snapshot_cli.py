@@ -1,103 +1,78 @@
-"""`dozlab image prepare` and what comes of it, on a store of the test's own: the user's images stay as they are."""
+"""`dozlab image prepare` and what comes of it, on a store of the tests' own: the user's images stay as they are."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dozlab.images import kit
-from dozlab.images.store import Store
-from dozlab.lib import paths
-from tests.machine.conftest import NO_EDITOR, SMALL
+from tests.machine.conftest import IMAGE, NO_EDITOR, PREPARED, SMALL, Prepared
 from tests.support import Dozlab, Inventory, until
 
-QUICK = [*SMALL, *NO_EDITOR, "--set", "terminal.enabled=false", "--set", "firecracker.vmm=qemu"]
-IMAGE = "for-snapshots"
+QUICK = [*NO_EDITOR, "--set", "terminal.enabled=false", "--set", "firecracker.vmm=qemu"]
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dozlab]:
-    """The command with sessions and a cache of its own: this kit, and the default image by another name."""
-    cache = paths.cache()
-    home = tmp_path_factory.mktemp("cache")
-    mine = home / "dozlab"
-    mine.mkdir()
-    current = kit.ensure(cache / "kit")
-    (mine / "kit").mkdir()
-    shutil.copy(cache / "kit/current.json", mine / "kit")
-    shutil.copytree(current, mine / "kit" / current.name)
-    add_image(mine / "store")
-    command = Dozlab(tmp_path_factory.mktemp("state"), env={"XDG_CACHE_HOME": str(home)})
-    yield command
-    command.run("down", "--all", check=False)
-    shutil.rmtree(home, ignore_errors=True)
-
-
-def add_image(store: Path) -> None:
-    """Copy the machine's default image into a store of the test's own."""
-    base = Store(paths.cache() / "store")
-    Store(store).add_file(base.path(base.inspect("dozlab-vm").digest), name=IMAGE)
-
-
-def prepared(own: Dozlab) -> list[dict[str, Any]]:
-    """Return what `image ls` tells of the one image."""
-    (told,) = own.json("image", "ls")
-    assert told["names"] == [IMAGE]
+def made(own: Dozlab) -> list[dict[str, Any]]:
+    """Return what `image ls` tells of the snapshots of the one image."""
+    (told,) = (row for row in own.json("image", "ls") if row["names"] == [IMAGE])
     return list(told["prepared"])
 
 
 def nothing_hidden(own: Dozlab) -> None:
     """Check that no attempt has left a session or a file."""
-    assert not [each["id"] for each in own.json("ls") if each["id"].startswith("prepare-")]
-    store = Path(own.env["XDG_CACHE_HOME"]) / "dozlab/store"
-    assert list((store / "tmp").glob("prepare-*")) == []
+    assert not [name for name in own.sessions() if name.startswith("prepare-")]
+    assert list((store(own) / "tmp").glob("prepare-*")) == []
 
 
-@pytest.mark.timeout(1200)
-def test_prepare_use_and_remove(own: Dozlab, clean: Inventory) -> None:
-    """One snapshot from its making to its end, since making it costs a boot."""
-    made = own.run("image", "prepare", IMAGE, *QUICK, timeout=600)
-    assert f"{IMAGE} for 2 vCPU 768 MiB (" in made.stdout
-    assert f"start from it: dozlab up --image {IMAGE} " in made.stdout
-    assert "sshd" in made.stderr and "saving the running machine" in made.stderr
+def store(own: Dozlab) -> Path:
+    return Path(own.env["XDG_CACHE_HOME"]) / "dozlab/store"
+
+
+def test_what_prepare_makes(own: Dozlab, prepared: Prepared, clean: Inventory) -> None:
+    assert f"{IMAGE} for 2 vCPU 768 MiB (" in prepared.said.stdout
+    assert f"start from it: dozlab up --image {IMAGE} " in prepared.said.stdout
+    assert "sshd" in prepared.said.stderr and "saving the running machine" in prepared.said.stderr
+    assert prepared.left == {}
     nothing_hidden(own)
-    (told,) = prepared(own)
+    (told,) = made(own)
     assert (told["cpus"], told["memory"], told["disk"]) == (2, 768, 2 << 30)
     assert "2 vCPU 768 MiB (" in own.run("image", "ls").stdout
     for path in Path(told["path"]).iterdir():
         assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (os.geteuid(), 0o644)
 
     # Once is enough.
-    again = own.run("image", "prepare", IMAGE, *QUICK, timeout=60)
+    again = own.run("image", "prepare", IMAGE, *SMALL, *QUICK, timeout=60)
     assert " was prepared " in again.stdout
-    assert prepared(own) == [told]
+    assert made(own) == [told]
 
-    # A session begins with it, and is a whole one.
-    quick = own.run("up", "quick", "--image", IMAGE, *QUICK, timeout=420)
-    assert "next time" not in quick.stdout
-    assert "restored" in stages(own, "quick")["vmm"]["detail"]
-    assert "dockerd" in stages(own, "quick")
-    assert own.ssh("quick", "hostname; docker run --rm hello-world").splitlines()[0] == "quick"
-    own.run("down", "quick")
 
-    # Unless told otherwise.
-    own.run("up", "booted", "--image", IMAGE, "--cold", "--no-wait", *QUICK)
-    until(lambda: stages(own, "booted").get("kernel"), what="a boot", seconds=60)
-    assert "restored" not in stages(own, "booted")["vmm"]["detail"]
-    own.run("down", "booted")
+def test_a_session_begins_with_it_unless_told_otherwise(quick: Dozlab, clean: Inventory) -> None:
+    session = quick.run("up", "quick", *PREPARED, *QUICK, timeout=420)
+    assert "next time" not in session.stdout
+    assert "restored" in stages(quick, "quick")["vmm"]["detail"]
+    assert "dockerd" in stages(quick, "quick")
+    assert quick.ssh("quick", "hostname; docker run --rm hello-world").splitlines()[0] == "quick"
+    quick.run("down", "quick")
 
-    assert " prepared)" in own.run("image", "rm", IMAGE).stdout
-    assert own.json("image", "ls") == []
-    store = Path(own.env["XDG_CACHE_HOME"]) / "dozlab/store"
-    assert [path.name for path in (store / "snapshots").iterdir() if not path.name.startswith(".")] == []
-    add_image(store)  # for the tests after this one
+    quick.run("up", "booted", "--cold", "--no-wait", *PREPARED, *QUICK)
+    until(lambda: stages(quick, "booted").get("kernel"), what="a boot", seconds=60)
+    assert "restored" not in stages(quick, "booted")["vmm"]["detail"]
+    quick.run("down", "booted")
+
+
+def test_it_goes_with_its_image(own: Dozlab, prepared: Prepared, tmp_path: Path, clean: Inventory) -> None:
+    """In a copy of the store whose files are the same ones."""
+    (tmp_path / "dozlab").mkdir()
+    subprocess.run(["cp", "-al", str(store(own)), str(tmp_path / "dozlab/store")], check=True)
+    copy = Dozlab(tmp_path / "state", env={"XDG_CACHE_HOME": str(tmp_path)})
+    assert len(made(copy)) == 1
+    assert " prepared)" in copy.run("image", "rm", IMAGE).stdout
+    assert IMAGE not in copy.run("image", "ls").stdout
+    assert [path.name for path in (store(copy) / "snapshots").iterdir() if not path.name.startswith(".")] == []
 
 
 def stages(own: Dozlab, session: str) -> dict[str, dict[str, Any]]:
@@ -106,8 +81,11 @@ def stages(own: Dozlab, session: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "sigterm", "the session removed", "the VM killed"])
-def test_an_attempt_that_is_cut_short_leaves_nothing(own: Dozlab, clean: Inventory, how: str) -> None:
-    child = own.popen("image", "prepare", IMAGE, "--again", *QUICK)
+def test_an_attempt_that_is_cut_short_changes_nothing(
+    own: Dozlab, prepared: Prepared, clean: Inventory, how: str
+) -> None:
+    before = made(own)
+    child = own.popen("image", "prepare", IMAGE, "--again", *SMALL, *QUICK)
     try:
         hidden = until(lambda: hidden_session(own), what="the hidden session's VM", seconds=120)
         if how == "ctrl-c":
@@ -128,7 +106,7 @@ def test_an_attempt_that_is_cut_short_leaves_nothing(own: Dozlab, clean: Invento
     else:
         assert child.returncode == 1 and out.splitlines()[-1].startswith("error: the image could not be prepared: ")
     nothing_hidden(own)
-    assert prepared(own) == []
+    assert made(own) == before
 
 
 def hidden_session(own: Dozlab) -> str:
