@@ -160,16 +160,23 @@ class Prepared:
         """Put the blank session disk back."""
         self.disk.recover()
 
-    async def save(self, vmm: Vmm, spec: Spec) -> None:
-        """Save a guest that is ready into SNAPSHOT_OUT.
+    async def settle(self) -> str:
+        """Let a guest that is ready come to rest; return why it does not, empty when it has."""
+        log.info("the guest is ready: it comes to rest and is saved")
+        try:
+            await self.guest.prepare(timeout=SETTLE[self.decision.accel])
+        except DozlabError as error:
+            return str(error)
+        return ""
 
-        :raises DozlabError: when the guest does not come to rest or the VMM cannot save it
+    async def save(self, vmm: Vmm, spec: Spec) -> None:
+        """Save a guest that has come to rest into SNAPSHOT_OUT.
+
+        :raises DozlabError: when the VMM cannot save it
         :raises OSError: when the folder is full
         """
         out = self.settings.snapshot_out
         assert out
-        log.info("the guest is ready: it comes to rest and is saved")
-        await self.guest.prepare(timeout=SETTLE[self.decision.accel])
         await vmm.pause()
         await vmm.save(out / snapshots.STATE)
         await asyncio.to_thread(_finish, out, spec.drives[-1].path, self._token, self._prepared_needs(spec))
@@ -188,7 +195,8 @@ class Prepared:
                 f"the machine cannot be saved, since it could not be told of its return: {error}"
             ) from error
         try:
-            made = self.checkpoints.begin(name, (spec.memory << 20) + allocated(spec.drives[-1].path))
+            disk = allocated(spec.drives[-1].path)  # twice: a reset makes one more copy of it
+            made = self.checkpoints.begin(name, (spec.memory << 20) + 2 * disk)
             try:
                 await vmm.pause()
                 try:

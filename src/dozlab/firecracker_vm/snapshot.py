@@ -109,6 +109,7 @@ class SessionDisk:
         self._temp.unlink(missing_ok=True)
         if self.blank.exists():
             self.blank.rename(self.path)
+            self.blank.unlink(missing_ok=True)  # rename(2) leaves it where both are names of one file
             sync_dir(self.path.parent)
 
     def lay(self, snapshot: Snapshot) -> None:

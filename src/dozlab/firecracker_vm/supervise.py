@@ -46,6 +46,8 @@ DOCKER_MARKER = {"kvm": 10.0, "tcg": 60.0}
 POLL = {"kvm": 0.1, "tcg": 0.5}
 DISK_ROOM = 64 << 20
 """Bytes that must be free on the host before a guest that was paused for lack of them goes on."""
+SERVICES: tuple[Stage, ...] = ("sshd", "dockerd")
+"""What starts once init runs."""
 LACKS: dict[str, Stage] = {"the image has no sshd": "sshd", "the image has no Docker": "dockerd"}
 """What the kit's initramfs finds missing in an image: known at once, not after a long wait."""
 KEY_EVERY = 5.0
@@ -228,8 +230,9 @@ class Supervisor:
             self._say("init", "start")
         elif marker == Marker("stage", "init"):
             self._say("init", "done")
-            self._say("sshd", "start")
-            self._say("dockerd", "start")
+            for stage in SERVICES:
+                if stage not in self._lacks:  # its failure has been told
+                    self._say(stage, "start")
             self._init.set()
         elif marker.kind == "docker":
             self._docker_ready.set()
@@ -288,12 +291,18 @@ class Supervisor:
         await vmm.end()
 
     async def _watch_prepare(self, vmm: Vmm, spec: Spec) -> None:
-        """Save the machine once it is whole, then end it."""
+        """Save the machine once it is whole, then end it. One that does not come to rest is booted once more."""
         limit = 2 * READY[self.decision.accel]
         try:
             async with asyncio.timeout(limit):
-                while not (self.machine.ssh and (self.machine.docker or "dockerd" in self._lacks)):  # noqa: ASYNC110  (several events)
+                while not (self.machine.ssh and (self.machine.docker or "dockerd" in self._lacks)):
+                    if "sshd" in self._lacks:
+                        raise DozlabError("the image has no sshd")
                     await asyncio.sleep(0.2)
+            if why := await self._prepared.settle():
+                self.life.stall(f"no snapshot was made: {why}")
+                await vmm.end()
+                return
             await self._prepared.save(vmm, spec)
         except TimeoutError:
             self._prepared.why = f"the guest was not ready within {limit:.0f} s"
@@ -357,7 +366,7 @@ class Supervisor:
             late=late,
         )
         await self._relay.open()
-        self.machine.ssh = self.life.served = True
+        self.machine.ssh, self.life.served = True, not self.settings.snapshot_out
         self._say("sshd", "done")
         self._stage = "vmm"
         log.info("ready: sshd answers on %s:%d", host, port)
