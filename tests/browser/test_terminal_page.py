@@ -156,6 +156,49 @@ def test_drop_guest_reboot_and_exit_are_said(tab: Page, sidecar: Sidecar, guest:
     expect(tab.get_by_label("Password")).to_be_visible()
 
 
+def test_a_pause_and_a_reset_are_said_and_survived(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    bar = tab.get_by_role("alert")
+    guest.boot()
+    guest.tell("running")
+    log_in(tab, sidecar)
+    state(tab, "Live")
+    screen_has(tab, "guest$")
+    type_line(tab, "kept=yes")
+    guest.freeze()
+    guest.tell("paused", paused="asked")
+    state(tab, "Paused")
+    expect(bar).to_contain_text("Paused. `dozlab resume lab1` lets it go on")
+    type_line(tab, "echo $kept-$((40+2))")
+    shot(tab, "paused")
+    guest.tell("paused", paused="disk")
+    expect(bar).to_contain_text("Paused: the host's disk is full")
+    guest.tell("paused", paused="idle")
+    expect(bar).to_have_text("Paused: nobody was here. Waking up…")
+    tab.reload()
+    state(tab, "Paused")
+    guest.thaw()
+    guest.tell("running")
+    state(tab, "Live")
+    expect(bar).to_be_hidden()
+    screen_has(tab, "yes-42")
+
+    for how, name, words in (
+        ("checkpoint", "before-lab", "et back to checkpoint before-lab"),
+        ("clean", "", "et back to the clean image"),
+    ):
+        guest.freeze()
+        guest.tell("starting", boots=2 if name else 3, how=how, name=name)
+        state(tab, "Setting back")
+        expect(bar).to_contain_text(f"S{words}.")
+        shot(tab, f"reset-{how}")
+        guest.switch_off()
+        guest.boot()
+        state(tab, "Live")
+        screen_has(tab, f"the machine was s{words}: this is a new shell")
+    type_line(tab, "echo kept=$kept.")
+    screen_has(tab, "kept=.")
+
+
 def test_two_sessions_in_one_browser_do_not_log_each_other_out(
     tab: Page, sidecar: Sidecar, guest: Guest, tmp_path: Path
 ) -> None:

@@ -1,6 +1,9 @@
 """The guest's way to the workspace (design.md D15): raw SFTP over the tap link, one confined sftp-server a connection.
 
 The guest is hostile. It may speak any bytes; it reaches nothing but the workspace and can fill no more than its cap.
+
+A guest that is paused keeps its connection however long that takes: nothing here asks whether it still answers. A
+connection ends when the guest ends it, or when its VMM has ended (`link`).
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dozlab.code_server import landlock, sandbox, usage
+from dozlab.code_server import landlock, link, sandbox, usage
 from dozlab.code_server.launch import with_data
 from dozlab.code_server.settings import Settings
 from dozlab.lib import tasks
@@ -33,6 +37,7 @@ SHARE = 20  # a measurement that takes t seconds is not repeated for SHARE * t: 
 OPEN_FILES = 512
 
 _IP_FREEBIND = 15  # ip(7): the tap's address may come later
+_NEVER = (1 << 31) - 1  # milliseconds, 24 days: a guest may be paused with our bytes on their way (TCP_USER_TIMEOUT)
 _TCP_INFO_BYTES_RECEIVED = 128  # offset of tcpi_bytes_received (u64) in struct tcp_info, linux/tcp.h
 
 log = logging.getLogger(__name__)
@@ -42,6 +47,8 @@ log = logging.getLogger(__name__)
 class _Connection:
     socket: socket.socket
     child: Child
+    downs: int | None
+    """How often the guest's link had gone down when this connection was made."""
     done: asyncio.Task[None] = field(init=False)
 
     def received(self) -> int:
@@ -53,8 +60,9 @@ class _Connection:
 class Bridge:
     """Listens on GATEWAY_IP:WORKSPACE_PORT until `close()`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, downs: Callable[[], int | None] | None = None) -> None:
         self._settings = settings
+        self._downs = downs or (lambda: link.downs(settings.gateway_ip))
         self._listener: socket.socket | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: list[_Connection] = []
@@ -128,9 +136,9 @@ class Bridge:
         while len(self._connections) >= MAX_CONNECTIONS:  # the newest wins: an old one may be a dead guest's
             await self._end(self._connections[0])
         peer.setblocking(True)  # sftp-server's side of it; we only ask for counters and shut it down
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _NEVER)
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        downs = self._downs()
         argv, fds = self._command()
         try:
             child = await Child.start(
@@ -139,7 +147,7 @@ class Bridge:
         finally:
             for fd in fds:
                 os.close(fd)
-        connection = _Connection(peer, child)
+        connection = _Connection(peer, child, downs)
         self._connections.append(connection)
         connection.done = tasks.start(self._reap(connection), name=f"sftp-server {child.pid}")
         log.info("workspace: the guest has connected (%s)", {"free": "read-write"}.get(self.room, self.room))
@@ -169,6 +177,19 @@ class Bridge:
         await connection.child.stop(grace=2.0)
         await connection.done
 
+    async def _end_of_former_guests(self) -> None:
+        """End the connections whose VMM has ended, leaving nothing of them in the kernel.
+
+        A guest that is set back to a checkpoint still holds its end of them, as it was then. It must be told that
+        nobody is there (RST, hence SO_LINGER 0 of socket(7)), so that its sshfs connects anew at once.
+        """
+        now = self._downs()
+        for connection in [one for one in self._connections if now is not None and one.downs != now]:
+            with contextlib.suppress(OSError):
+                connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            log.info("workspace: the guest has ended, and its connection with it")
+            await self._end(connection)
+
     async def _end_all(self) -> None:
         for connection in list(self._connections):
             await self._end(connection)
@@ -192,7 +213,10 @@ class Bridge:
         return spent
 
     async def _watch(self) -> None:
-        """Measure while bytes flow, or while it is full: then the editor, which we do not see, may make room."""
+        """Measure while bytes flow, or while it is full: then the editor, which we do not see, may make room.
+
+        And look whether the guests that connected are still there.
+        """
         seen, measured, spent, last = 0, 0.0, 0.0, 0
         while True:
             received = sum(connection.received() for connection in self._connections)
@@ -201,6 +225,7 @@ class Bridge:
             if not self._connections and self.room == "free":
                 seen = 0
                 continue
+            await self._end_of_former_guests()
             since, fresh = time.monotonic() - measured, abs(received - seen)
             due = since >= max(PERIOD, spent * SHARE) and (fresh or self.room != "free")
             burst = fresh >= BURST and since >= spent * 2

@@ -60,7 +60,7 @@ def make_server(settings: Settings) -> uvicorn.Server:
     config = uvicorn.Config(
         sidecar.app, log_config=None, access_log=False, lifespan="on", http="h11", ws="websockets-sansio",
         ws_per_message_deflate=False, ws_max_size=MAX_FRAME, ws_ping_interval=15.0, ws_ping_timeout=20.0,
-        proxy_headers=False, server_header=False, timeout_keep_alive=15, timeout_graceful_shutdown=5,
+        proxy_headers=False, server_header=False, timeout_keep_alive=2, timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=32 << 10,
     )  # fmt: skip
 

@@ -1,12 +1,20 @@
 """The one SSH connection into the guest: made, watched, made again. The only module that imports asyncssh.
 
 The key and the pinned host key come from SHARED_DIR; without both there is no connection, and never another shell.
+
+A guest that stands still (`Machine.still`) keeps its connection however long it does: nothing is sent, nothing is
+awaited. What was under way when it stopped waits in the tap's queue, from which the guest takes it when it goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import itertools
 import logging
+import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
@@ -14,6 +22,7 @@ from typing import Literal, Protocol
 import asyncssh
 
 from dozlab.lib import tasks
+from dozlab.terminal_sidecar.machine import Machine, started_anew
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +31,15 @@ State = Literal["waiting", "live", "lost"]
 WINDOW = 128 << 10
 """SSH receive window, bytes: what the guest may have under way to us. Bounds what Ctrl-C waits for (notes, D16)."""
 _KEEPALIVE, _KEEPALIVE_MISSED = 3.0, 3
-_CONNECT_TIMEOUT = 10.0
-_RETRY_FIRST, _RETRY_LAST = 0.25, 2.0  # seconds between attempts
+_DIAL_PATIENCE = (0.5, 0.5, 0.5, 2.0)
+"""Seconds for TCP to connect, one attempt after the other. Short: a packet sent before the guest's network is up is
+lost, and the kernel repeats it after 1 s and 3 s only. Now and then longer, for a host that is short of CPU."""
+_LOGIN_TIMEOUT = 10.0
+_RETRY_FIRST, _RETRY_DIAL, _RETRY_LOGIN = 0.25, 1.0, 2.0
+"""Seconds between attempts: at first, and at most after one that reached nobody or was turned away."""
+_NEVER = (1 << 31) - 1
+"""TCP_USER_TIMEOUT (tcp(7)) in milliseconds, 24 days: else what is under way when the guest stops ends the connection
+after about 15 minutes. A guest that is dead is found by SSH's own keep-alive."""
 
 
 class ShellEvents(Protocol):
@@ -103,10 +119,52 @@ class Guest:
         self.state: State = "waiting"
         self.connections = 0
         self.fault = "waiting for the machine's key"
+        self.machine: Machine | None = None
+        """What firecracker-vm says of it."""
         self._listeners: list[Callable[[], None]] = []
-        self._live = asyncio.Event()
+        self._live, self._moving, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._moving.set()
+        self._socket: socket.socket | None = None
         self._connection: asyncssh.SSHClientConnection | None = None
+        self._attempt: asyncio.Task[asyncssh.SSHClientConnection] | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def still(self) -> bool:
+        """Tell whether the guest stands still, so that nothing must be sent to it."""
+        return self.machine is not None and self.machine.still
+
+    def machine_changed(self, before: Machine | None, now: Machine | None) -> None:
+        """Take what firecracker-vm says now: stand still and go on with the guest, let go of one that is no more."""
+        self.machine = now
+        (self._moving.clear if self.still else self._moving.set)()
+        self._news.set()
+        self._set_keepalive()
+        anew = started_anew(before, now)
+        if self._attempt is not None and (anew or self.still):
+            self._attempt.cancel()
+        if anew:
+            self._drop()
+
+    def _drop(self) -> None:
+        """End the connection at once, leaving nothing of it in the kernel.
+
+        A guest whose memory is older than this connection's last bytes may still hold its other end: it must find
+        nobody there (RST, hence SO_LINGER 0 of socket(7)) instead of somebody who waits for other bytes.
+        """
+        if self._connection is None:
+            return
+        log.info("the machine was started anew: letting go of the connection")
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it has just been closed
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._connection.abort()
+        if self.state == "live":
+            self._set("lost")
+
+    def _set_keepalive(self) -> None:
+        if self._connection is not None:
+            self._connection.set_keepalive(0 if self.still else _KEEPALIVE)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change of `state`."""
@@ -128,8 +186,9 @@ class Guest:
         """Wait until the guest answers and open a login shell on a new pty."""
         while True:
             await self._live.wait()
+            await self._moving.wait()
             connection = self._connection
-            if connection is None:
+            if connection is None or not self._live.is_set():
                 continue
             channel = Channel(events)
             try:
@@ -156,36 +215,87 @@ class Guest:
             listener()
 
     async def _keep(self) -> None:
-        delay = _RETRY_FIRST
+        """Connect, wait for the end, connect again: for ever."""
+        delay, patience = _RETRY_FIRST, itertools.cycle(_DIAL_PATIENCE)
         while True:
+            await self._moving.wait()
+            self._news.clear()
             try:
-                self._connection = await self._connect()
+                connection = await self._try(next(patience))
             except (asyncssh.Error, OSError, ValueError) as error:
                 fault = str(error) or type(error).__name__
                 if fault != self.fault:
                     log.info("guest not reached yet: %s", fault)
                 self.fault = fault
-                await asyncio.sleep(delay)
-                delay = min(delay * 1.5, _RETRY_LAST)
+                most = _RETRY_DIAL if isinstance(error, OSError) else _RETRY_LOGIN
+                delay = _RETRY_FIRST if await self._news_within(delay) else min(delay * 1.5, most)
                 continue
-            delay, self.fault = _RETRY_FIRST, ""
+            delay, patience = _RETRY_FIRST, itertools.cycle(_DIAL_PATIENCE)
+            if connection is None:
+                continue
+            self.fault = ""
             self.connections += 1
             log.info("connected to the guest at %s:%d", self._host, self._port)
+            self._set_keepalive()
             self._set("live")
-            await self._connection.wait_closed()
-            self._connection = None
+            await connection.wait_closed()
+            self._connection = self._socket = None
             log.info("connection to the guest lost")
             self._set("lost")
 
-    async def _connect(self) -> asyncssh.SSHClientConnection:
+    async def _news_within(self, seconds: float) -> bool:
+        """Wait; tell whether firecracker-vm said something meanwhile, which ends the wait."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        return self._news.is_set()
+
+    async def _try(self, patience: float) -> asyncssh.SSHClientConnection | None:
+        """Return the connection; None when the machine stopped or was started anew meanwhile, so that it is to be made
+        again.
+        """
+        self._attempt = tasks.start(self._connect(patience), name="guest-connect", guard=False)
+        try:
+            await asyncio.wait({self._attempt})
+            return None if self._attempt.cancelled() else self._attempt.result()
+        finally:
+            await tasks.stop([self._attempt])
+            self._attempt = None
+
+    async def _connect(self, patience: float) -> asyncssh.SSHClientConnection:
         for path in (self._key, self._known_hosts):
             if not path.exists():
                 raise FileNotFoundError(f"{path.name} is not there yet")
-        async with asyncio.timeout(_CONNECT_TIMEOUT):
-            return await asyncssh.connect(
-                self._host, self._port, username=self._user, client_keys=[str(self._key)],
-                known_hosts=str(self._known_hosts), config=None, agent_path=None, preferred_auth="publickey",
-                keepalive_interval=_KEEPALIVE, keepalive_count_max=_KEEPALIVE_MISSED, compression_algs=["none"],
-                encryption_algs=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"],
-                x509_trusted_certs=None, gss_auth=False, login_timeout=_CONNECT_TIMEOUT,
-            )  # fmt: skip
+        self._socket = sock = await self._dial(patience)
+        try:
+            async with asyncio.timeout(_LOGIN_TIMEOUT):
+                self._connection = await asyncssh.connect(
+                    self._host, self._port, sock=sock, username=self._user, client_keys=[str(self._key)],
+                    known_hosts=str(self._known_hosts), config=None, agent_path=None, preferred_auth="publickey",
+                    keepalive_interval=_KEEPALIVE, keepalive_count_max=_KEEPALIVE_MISSED, tcp_keepalive=False,
+                    encryption_algs=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com",
+                                     "chacha20-poly1305@openssh.com"],
+                    compression_algs=["none"], x509_trusted_certs=None, gss_auth=False, login_timeout=_LOGIN_TIMEOUT,
+                )  # fmt: skip
+        except BaseException:
+            sock.close()
+            raise
+        return self._connection
+
+    async def _dial(self, patience: float) -> socket.socket:
+        """Return a connected socket.
+
+        :raises OSError: nobody answers, or not within `patience` seconds
+        """
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            async with asyncio.timeout(patience):
+                await asyncio.get_running_loop().sock_connect(sock, (self._host, self._port))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _NEVER)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno == errno.EHOSTUNREACH):
+                raise OSError("the guest's network does not answer") from error  # one fault, whichever clock says so
+            raise
+        return sock

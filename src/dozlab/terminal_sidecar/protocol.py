@@ -193,9 +193,15 @@ def exit_(*, status: int | None, signal: str | None, reason: str) -> bytes:
     return bytes([EXIT]) + _json({"status": status, "signal": signal, "reason": reason})
 
 
-def state(*, guest: str, lead: bool, cols: int, rows: int, clients: int) -> bytes:
-    """Return STATE: `guest` is `waiting`, `live` or `lost`; `lead` tells who answers queries and sets the size."""
-    return bytes([STATE]) + _json({"guest": guest, "lead": lead, "cols": cols, "rows": rows, "clients": clients})
+def state(
+    *, guest: str, lead: bool, cols: int, rows: int, clients: int, machine: dict[str, Any] | None = None
+) -> bytes:
+    """Return STATE: `guest` is `waiting`, `live` or `lost`; `lead` tells who answers queries and sets the size.
+
+    `machine` is what is known of the machine itself; left out where nothing is.
+    """
+    fields = {"guest": guest, "lead": lead, "cols": cols, "rows": rows, "clients": clients}
+    return bytes([STATE]) + _json(fields if machine is None else fields | {"machine": machine})
 
 
 def pong(token: int) -> bytes:

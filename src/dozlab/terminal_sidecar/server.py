@@ -22,6 +22,7 @@ from dozlab.lib.timeline import STAGES, Timeline
 from dozlab.terminal_sidecar import protocol
 from dozlab.terminal_sidecar.auth import TOKEN_SECONDS, Busy, Cookies, Gate, Origins, Tokens
 from dozlab.terminal_sidecar.guest import Guest
+from dozlab.terminal_sidecar.machine import MachineFile
 from dozlab.terminal_sidecar.metrics import CONTENT_TYPE_LATEST, Metrics
 from dozlab.terminal_sidecar.pages import SECURITY_HEADERS, Pages
 from dozlab.terminal_sidecar.settings import Settings
@@ -57,6 +58,9 @@ class Sidecar:
             idle_seconds=settings.shell_idle_seconds, clock=clock,
         )  # fmt: skip
         self.guest.on_change(self.shells.tell_state)
+        self.machine = MachineFile(settings.shared_dir / "vm.json")
+        self.machine.on_change(self.guest.machine_changed)  # before the shells, which ask the guest
+        self.machine.on_change(self.shells.machine_changed)
         self.metrics = Metrics(self.guest, self.shells)
         self._streams: dict[Stream, str] = {}  # with the key of the token that let it in
         self._draining = False
@@ -86,13 +90,17 @@ class Sidecar:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self.machine.look()
         self.guest.start()
-        sweeper = tasks.start(self._sweep(), name="terminal-sweeper")
+        running = [
+            tasks.start(self._sweep(), name="terminal-sweeper"),
+            tasks.start(self.machine.watch(), name="machine-watch"),
+        ]
         try:
             yield
         finally:
             await self.drain()
-            await tasks.stop([sweeper])
+            await tasks.stop(running)
             self.shells.close()
             await self.guest.close()
 
@@ -201,13 +209,17 @@ class Sidecar:
     # --- probes
 
     async def health(self, request: Request) -> Response:
-        """Answer while the process serves."""
+        """Answer while the process serves, whatever the guest does: restarting it would help neither."""
         return PlainTextResponse("ok\n")
 
     async def ready(self, request: Request) -> Response:
-        """Answer 200 only while SSH to the guest answers."""
-        if self.guest.state == "live" and not self._draining:
-            return PlainTextResponse("ready\n")
+        """Answer 200 only while SSH to the guest answers, or the machine is paused.
+
+        A paused session must stay reachable: a Pod that is not ready loses its Service's traffic, and with it the
+        connection that would wake an idle machine and the page that says why it stands still.
+        """
+        if (self.guest.state == "live" or self.guest.still) and not self._draining:
+            return PlainTextResponse("paused\n" if self.guest.still else "ready\n")
         return PlainTextResponse(f"not ready: {self.guest.fault or self.guest.state}\n", 503)
 
     async def render_metrics(self, request: Request) -> Response:

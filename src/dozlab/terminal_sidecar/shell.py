@@ -11,16 +11,35 @@ from dozlab.lib import tasks
 from dozlab.terminal_sidecar import protocol
 from dozlab.terminal_sidecar.attachment import MOST_CREDIT, Attachment
 from dozlab.terminal_sidecar.history import History
+from dozlab.terminal_sidecar.machine import Machine, started_anew
 
 log = logging.getLogger(__name__)
 
 _NUDGE = 0.1  # seconds between the two sizes of a forced redraw: programs compare sizes after SIGWINCH
-_LOST = b"\r\n\x1b[2m-- connection to the machine lost; a new shell opens as soon as it answers --\x1b[0m\r\n"
-_BACK = b"\x1b[2m-- the machine is back: this is a new shell --\x1b[0m\r\n"
 MOST_UNREAD_INPUT = 4 << 20
 """Bytes of input that may wait for a program that does not read."""
-MOST_EARLY_INPUT = 64 << 10
-"""Bytes of input kept while a shell opens."""
+MOST_WAITING_INPUT = 256 << 10
+"""Bytes of input kept while a shell opens or its machine is paused."""
+_LOST = "connection to the machine lost; a new shell opens as soon as it answers"
+_FULL = f"no more than {MOST_WAITING_INPUT >> 10} KiB of input can wait for the machine: the rest was not taken"
+
+
+def line(text: str) -> bytes:
+    """Return a dim line of our own for the scrollback."""
+    return f"\x1b[2m-- {text} --\x1b[0m\r\n".encode()
+
+
+def back(before: Machine | None, now: Machine | None) -> str:
+    """Return what to say when a shell opens in place of one that was lost with its guest."""
+    what = "the machine is back"
+    if before is not None and now is not None and now.boots != before.boots:
+        what = {
+            "boot": "the machine has restarted",
+            "snapshot": "the machine has restarted",
+            "checkpoint": f"the machine was set back to checkpoint {now.name}".rstrip(),
+            "clean": "the machine was set back to the clean image",
+        }.get(now.how, what)
+    return f"{what}: this is a new shell"
 
 
 class ChannelLike(Protocol):
@@ -45,6 +64,14 @@ class GuestLike(Protocol):
     @property
     def state(self) -> str:
         """Return `waiting`, `live` or `lost`."""
+
+    @property
+    def machine(self) -> Machine | None:
+        """Return what firecracker-vm says of it, where it says something."""
+
+    @property
+    def still(self) -> bool:
+        """Tell whether it stands still: then nothing must be sent to it."""
 
     async def open_shell(self, events: Shell, cols: int, rows: int) -> ChannelLike:
         """Wait for the guest and open a shell there."""
@@ -75,7 +102,9 @@ class Shell:
         self._channel: ChannelLike | None = None
         self._opening: asyncio.Task[None] | None = None
         self._nudge: asyncio.TimerHandle | None = None
-        self._early = bytearray()  # typed while the shell opens
+        self._waiting = bytearray()  # typed while the shell opens, or while the guest stands still
+        self._full = self._redraw_due = False
+        self._machine: Machine | None = None  # as it was when the shell opened, or the first that was heard of it
         self._closed = self._lost = False
 
     # --- clients
@@ -113,11 +142,12 @@ class Shell:
 
     def tell_state(self) -> None:
         """Send every client the STATE frame."""
+        machine = self._guest.machine
         for client in self.clients:
             client.attachment.control(
                 protocol.state(
                     guest=self._guest.state, lead=client is self.clients[-1], cols=self.cols, rows=self.rows,
-                    clients=len(self.clients),
+                    clients=len(self.clients), machine=machine.fields() if machine is not None else None,
                 )
             )  # fmt: skip
             client.wake.set()
@@ -155,11 +185,21 @@ class Shell:
                 raise protocol.ProtocolError("a second HELLO")
 
     def _input(self, data: bytes) -> None:
-        if self._channel is not None:
+        if self._channel is not None and not self._guest.still:
             if self._channel.write(data) > MOST_UNREAD_INPUT:
                 raise protocol.ProtocolError("the program does not read its input", protocol.CLOSE_TOO_MANY)
-        elif self._opening is not None and not self._lost and len(self._early) + len(data) <= MOST_EARLY_INPUT:
-            self._early += data  # never half a command for a lost shell into its successor
+        elif self._channel is not None or (self._opening is not None and not self._lost):
+            self._keep(data)  # never half a command for a lost shell into its successor
+
+    def _keep(self, data: bytes) -> None:
+        """Keep input for later. Where it is too much, the rest is refused as a whole, and that is said."""
+        if self._full:
+            return
+        if len(self._waiting) + len(data) <= MOST_WAITING_INPUT:
+            self._waiting += data
+            return
+        self._full = True
+        self._print(b"\r\n" + line(_FULL))
 
     # --- the channel's side
 
@@ -176,13 +216,30 @@ class Shell:
         self.starts += 1
         if self._lost:
             self._lost = False
-            self._print(_BACK)
+            self._print(line(back(self._machine, self._guest.machine)))
+        self._machine = self._guest.machine
         self._channel = channel
-        channel.resize(self.cols, self.rows)
-        channel.write(bytes(self._early))
-        self._early.clear()
+        self._catch_up()
         self._regulate()
         self.tell_state()
+
+    def machine_changed(self) -> None:
+        """Do what had to wait while the guest stood still, if it goes on; and tell the clients."""
+        if self._channel is not None and self._machine is None:
+            self._machine = self._guest.machine
+        self._catch_up()
+        self.tell_state()
+
+    def _catch_up(self) -> None:
+        if self._channel is None or self._guest.still or self._guest.state != "live":
+            return
+        self._channel.resize(self.cols, self.rows)
+        if self._waiting:
+            self._channel.write(bytes(self._waiting))
+        self._waiting.clear()
+        self._full = False
+        if self._redraw_due:
+            self._redraw()
 
     def shell_output(self, data: bytes) -> None:
         """Take bytes that the shell printed."""
@@ -200,10 +257,12 @@ class Shell:
         if self._closed:
             return
         self._print(self.history.modes().leave())
+        self._waiting.clear()
+        self._full = self._redraw_due = False
         if status is None and signal is None:
             self._lost = True
-            self._early.clear()
-            self._print(_LOST)
+            known = started_anew(self._machine, self._guest.machine)  # then one line, once it is back, says it all
+            self._print(b"\r\n" + (b"" if known else line(_LOST)))
             self._open()
         else:
             reason = "exited" if signal is None else "killed"
@@ -230,12 +289,13 @@ class Shell:
     def _set_size(self, cols: int, rows: int) -> None:
         if (cols, rows) != (self.cols, self.rows):
             self.cols, self.rows = cols, rows
-            if self._channel is not None:
+            if self._channel is not None and not self._guest.still:
                 self._channel.resize(cols, rows)
 
     def _redraw(self) -> None:
         """Make a full-screen program draw anew: one row less for a moment (SIGWINCH, signal(7))."""
-        if self._channel is None or self.rows < 3:
+        self._redraw_due = self._guest.still
+        if self._channel is None or self._redraw_due or self.rows < 3:
             return
         if self._nudge is not None:
             self._nudge.cancel()
@@ -244,7 +304,7 @@ class Shell:
 
     def _redrawn(self) -> None:
         self._nudge = None
-        if self._channel is not None:
+        if self._channel is not None and not self._guest.still:  # else it is done when the guest goes on
             self._channel.resize(self.cols, self.rows)
 
     @property
@@ -294,6 +354,11 @@ class Shells:
         """Tell all clients that the guest's state has changed."""
         for shell in self.all():
             shell.tell_state()
+
+    def machine_changed(self, before: Machine | None, now: Machine | None) -> None:
+        """Take what firecracker-vm says now; the guest knows it already."""
+        for shell in self.all():
+            shell.machine_changed()
 
     def sweep(self) -> None:
         """Let go of shells that nobody has looked at for the idle time, and look for stalled clients."""

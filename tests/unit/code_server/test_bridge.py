@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 import pytest
 
-from dozlab.code_server.bridge import MAX_CONNECTIONS, Bridge
+from dozlab.code_server.bridge import LOOK, MAX_CONNECTIONS, Bridge
 from dozlab.code_server.settings import Settings
 from dozlab.lib.errors import DozlabError
 from dozlab.lib.units import MIB
@@ -220,6 +221,44 @@ async def test_the_newest_connections_win_and_all_end_with_us(bridge: Bridge) ->
     for client in clients:
         client.close()
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+async def test_a_connection_ends_with_its_guest_s_vmm_and_with_nothing_else(settings: Settings) -> None:
+    downs: list[int | None] = [3]
+    bridge = Bridge(settings, downs=lambda: downs[0])
+    await bridge.start()
+    try:
+        old = await asyncio.to_thread(RawSftp, "127.0.0.1", bridge.port)
+        assert await asyncio.to_thread(old.realpath, ".") == "/workspace"
+        await until(lambda: len(bridge._connections) == 1, "the bridge's own view of the connection")
+        child = bridge._connections[0].child.pid
+        downs[0] = None  # nobody can tell at the moment
+        await asyncio.sleep(2 * LOOK)
+        assert await asyncio.to_thread(old.realpath, ".") == "/workspace"
+        downs[0] = 4
+        await until(lambda: not bridge._connections, "the end of the former guest's connection")
+        ours = f":{bridge.port:04X} 0100007F:{old.socket.getsockname()[1]:04X} "
+        assert ours not in Path("/proc/net/tcp").read_text()  # not even waiting for the guest's last word
+        with pytest.raises(ConnectionError):
+            await asyncio.to_thread(old.realpath, ".")
+        old.close()
+        assert not Path(f"/proc/{child}").exists()
+        new = await asyncio.to_thread(RawSftp, "127.0.0.1", bridge.port)
+        await asyncio.sleep(2 * LOOK)
+        assert await asyncio.to_thread(new.realpath, ".") == "/workspace"
+        new.close()
+    finally:
+        await bridge.close()
+
+
+async def test_a_paused_guest_is_not_asked_whether_it_lives(bridge: Bridge) -> None:
+    client = await asyncio.to_thread(RawSftp, "127.0.0.1", bridge.port)
+    await asyncio.to_thread(client.realpath, ".")
+    await until(lambda: len(bridge._connections) == 1, "the bridge's own view of the connection")
+    peer = bridge._connections[0].socket
+    assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+    assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) > 86_400_000
+    client.close()
 
 
 async def test_garbage_ends_only_its_own_connection(bridge: Bridge) -> None:

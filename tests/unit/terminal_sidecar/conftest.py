@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -45,9 +46,28 @@ class Guest:
         assert self._process.stdout is not None
         assert self._process.stdout.readline().strip() == str(self.port).encode()
 
+    def freeze(self) -> None:
+        """Stand still, as a paused machine does."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def tell(self, state: str, **fields: object) -> None:
+        """Write vm.json as firecracker-vm does."""
+        fresh = self.shared / ".vm.json"
+        fresh.write_text(
+            json.dumps({"reason": "", "paused": "", "boots": 1, "how": "boot", "name": "", "state": state} | fields)
+        )
+        fresh.rename(self.shared / "vm.json")
+
     def switch_off(self) -> None:
         if self._process is not None:
             assert self._process.stdin is not None and self._process.stdout is not None
+            self.thaw()
             self._process.stdin.close()
             self._process.wait(10)
             self._process.stdout.close()

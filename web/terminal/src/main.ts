@@ -5,17 +5,7 @@ import * as protocol from "./protocol";
 import { Screen } from "./screen";
 import { OutputStream } from "./stream";
 import { fetchTimeline, WaitingView } from "./waiting";
-
-type State = "connecting" | "waiting" | "live" | "reconnecting" | "restarting" | "ended";
-
-const WORDS: Record<State, string> = {
-  connecting: "Connecting",
-  waiting: "Starting",
-  live: "Live",
-  reconnecting: "Reconnecting",
-  restarting: "Machine restarting",
-  ended: "Ended",
-};
+import { words } from "./words";
 
 function byId(id: string): HTMLElement {
   const found = document.getElementById(id);
@@ -44,6 +34,8 @@ const noticeAction = byId("notice-action");
 
 let ended: string | null = null;
 let guest: protocol.GuestState = "waiting";
+let machine: protocol.Machine | null = null;
+let liveBoots: number | null = null;
 let connected = false;
 let everLive = false;
 
@@ -81,7 +73,8 @@ function frame(received: protocol.ServerFrame): void {
   } else if (received.kind === "exit") {
     ended = received.signal ? `The shell was ended by ${received.signal}.` : `The shell has ended with status ${received.status ?? "?"}.`;
   } else if (received.kind === "state") {
-    guest = received.guest;
+    ({ guest, machine } = received);
+    if (guest === "live" && machine) liveBoots = machine.boots;
     if (guest === "live" && !everLive) {
       everLive = true;
       terminal.focus();
@@ -96,30 +89,16 @@ function frame(received: protocol.ServerFrame): void {
   show();
 }
 
-function state(): State {
-  if (!connected) return everLive || stream.epoch ? "reconnecting" : "connecting";
-  if (ended !== null) return "ended";
-  if (guest === "live") return "live";
-  return guest === "lost" ? "restarting" : "waiting";
-}
-
 function show(): void {
-  const now = state();
-  document.body.dataset["state"] = now;
-  byId("state").textContent = WORDS[now];
-  if (now === "waiting") waiting.show();
-  else if (now !== "reconnecting") waiting.hide();
-  if (now === "ended") tell(`${ended ?? ""} Press Enter for a new one.`, "New shell");
-  else if (now === "restarting") tell("The machine does not answer: it restarts, or has been stopped. A new shell opens as soon as it is back.");
-  else if (now === "reconnecting") tell("Connection lost. Your shell runs on; reconnecting…");
-  else notice.hidden = true;
-}
-
-function tell(text: string, action = ""): void {
-  byId("notice-text").textContent = text;
-  noticeAction.textContent = action;
-  noticeAction.hidden = !action;
-  notice.hidden = false;
+  const now = words({ connected, seen: everLive || stream.epoch !== "", guest, machine, liveBoots, ended, session });
+  document.body.dataset["state"] = now.state;
+  byId("state").textContent = now.pill;
+  if (connected && guest === "waiting") waiting.show();
+  else if (now.state !== "reconnecting") waiting.hide();
+  byId("notice-text").textContent = now.notice;
+  noticeAction.textContent = now.action;
+  noticeAction.hidden = !now.action;
+  notice.hidden = !now.notice;
 }
 
 function startNewShell(): void {

@@ -25,6 +25,15 @@ test("a field of the JSON cannot change what kind of frame it is", () => {
   expect(protocol.decode(message).kind).toBe("exit");
 });
 
+test("a server that says nothing of the machine is understood, and one that does", () => {
+  const state = (fields: object): protocol.ServerFrame =>
+    protocol.decode(new Uint8Array([0x86, ...new TextEncoder().encode(JSON.stringify(fields))]).buffer);
+  const old = { guest: "live", lead: true, cols: 80, rows: 24, clients: 1 };
+  expect(state(old)).toEqual({ kind: "state", ...old, machine: null });
+  const machine = { state: "paused", paused: "idle", boots: 1, how: "boot", name: "", reason: "" };
+  expect(state({ ...old, machine })).toEqual({ kind: "state", ...old, machine });
+});
+
 test("ack is two offsets", () => {
   expect([...protocol.ack(2 ** 32 + 1, 258)]).toEqual([4, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2]);
 });

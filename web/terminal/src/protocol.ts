@@ -9,13 +9,27 @@ export const Close = { goingAway: 1001, protocol: 4400, loggedOut: 4401, version
 
 export type GuestState = "waiting" | "live" | "lost";
 
+/** What the machine itself is doing, as the server says it. */
+export interface Machine {
+  state: string;
+  /** Why it is paused: asked, idle, disk or saving. */
+  paused: string;
+  /** How often it was started. */
+  boots: number;
+  /** What the newest start began with: boot, snapshot, checkpoint or clean. */
+  how: string;
+  /** Name of the checkpoint. */
+  name: string;
+  reason: string;
+}
+
 export type ServerFrame =
   | { kind: "welcome"; version: number; session: string; shell: string; epoch: string }
   | { kind: "output"; offset: number; data: Uint8Array }
   | { kind: "replay-begin"; offset: number; reset: boolean; preamble: Uint8Array }
   | { kind: "replay-end"; offset: number }
   | { kind: "exit"; status: number | null; signal: string | null; reason: string }
-  | { kind: "state"; guest: GuestState; lead: boolean; cols: number; rows: number; clients: number }
+  | { kind: "state"; guest: GuestState; lead: boolean; cols: number; rows: number; clients: number; machine: Machine | null }
   | { kind: "pong"; token: number }
   | { kind: "unknown" };
 
@@ -48,7 +62,7 @@ export function decode(message: ArrayBuffer): ServerFrame {
     case 0x85:
       return { ...json(), kind: "exit" } as ServerFrame;
     case 0x86:
-      return { ...json(), kind: "state" } as ServerFrame;
+      return { machine: null, ...json(), kind: "state" } as ServerFrame;
     case 0x87:
       return { kind: "pong", token: readU64(view, 1) };
     default:
