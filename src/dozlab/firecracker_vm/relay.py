@@ -15,6 +15,10 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 64
 _CHUNK = 64 * 1024
 _CONNECT = 10.0
+_LOOK = 0.5
+"""Seconds between two looks whether a client that waits for a paused guest is still there."""
+_NEVER = (1 << 31) - 1
+"""TCP_USER_TIMEOUT (tcp(7)) in milliseconds, 24 days: what is under way to a guest when it is paused ends nothing."""
 
 
 class Relay:
@@ -29,6 +33,12 @@ class Relay:
         self._bound: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._runs = asyncio.Event()
+        self._runs.set()
+
+    def hold(self, hold: bool) -> None:
+        """While the guest is paused, clients are taken and wait: nobody is there to answer a connection to it."""
+        (self._runs.clear if hold else self._runs.set)()
 
     def start(self, host: str, port: int) -> int:
         """Take the port and return it (useful with port 0); connections are refused until `open()`.
@@ -87,6 +97,12 @@ class Relay:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer):
+            while not self._runs.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._runs.wait()
+                if reader.at_eof():  # a probe
+                    return
             try:
                 async with asyncio.timeout(_CONNECT):
                     there, to_guest = await asyncio.open_connection(self._target, self._port, limit=_CHUNK)
@@ -94,6 +110,8 @@ class Relay:
                 log.info("SSH relay: the guest does not answer (%s)", error or "timed out")
                 return
             with contextlib.closing(to_guest):
+                sock = to_guest.get_extra_info("socket")
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _NEVER)
                 one = tasks.start(_pump(reader, to_guest), name="relay-in", guard=False)
                 two = tasks.start(_pump(there, writer), name="relay-out", guard=False)
                 try:

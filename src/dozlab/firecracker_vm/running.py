@@ -13,6 +13,7 @@ from dozlab.firecracker_vm.idle import Idle
 from dozlab.firecracker_vm.machine import Lifecycle, Spec, Vmm
 from dozlab.firecracker_vm.prepared import Prepared
 from dozlab.firecracker_vm.probe import Decision
+from dozlab.firecracker_vm.relay import Relay
 from dozlab.firecracker_vm.settings import Settings
 from dozlab.images.snapshots import Snapshot
 from dozlab.lib import tasks
@@ -38,6 +39,7 @@ class Running:
         self.back: Snapshot | None = None
         """The checkpoint that the next boot goes on from."""
         self.idle = Idle(time.monotonic())
+        self.relay = Relay(str(settings.vm_ip), settings.vm_ssh_port)
         self._clock: asyncio.Task[None] | None = None
         self._alone = asyncio.Lock()
         self._told: dict[str, Any] = {}
@@ -57,10 +59,11 @@ class Running:
             "state": "paused" if self.paused else self.life.state, "reason": self.life.reason, "paused": self.paused,
             "boots": self.life.boots, "how": self.how, "name": self.name,
         }  # fmt: skip
+        self.relay.hold(bool(self.paused))
         if told != self._told:
             with contextlib.suppress(OSError):  # a full or vanished folder must not end the VM
                 write_json(self.settings.shared / "vm.json", told)
-            self._told = told
+                self._told = told
 
     @contextlib.asynccontextmanager
     async def undisturbed(self) -> AsyncIterator[None]:

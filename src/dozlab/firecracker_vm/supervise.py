@@ -21,7 +21,6 @@ from dozlab.firecracker_vm.machine import Next, Spec, Vmm
 from dozlab.firecracker_vm.markers import Marker
 from dozlab.firecracker_vm.probe import Decision
 from dozlab.firecracker_vm.qemu import Qemu, QemuOptions
-from dozlab.firecracker_vm.relay import Relay
 from dozlab.firecracker_vm.running import Running
 from dozlab.firecracker_vm.settings import Settings
 from dozlab.firecracker_vm.verbs import Verbs
@@ -71,7 +70,6 @@ class Supervisor:
         self._stage: Stage = "vmm"
         self._prepared = self.machine.prepared
         self._lacks: set[Stage] = set()
-        self._relay = Relay(str(settings.vm_ip), settings.vm_ssh_port)
         verbs = Verbs(self.machine, self.console, self.request_stop)
         self._control = ControlServer(settings.shared / "vm.sock", verbs.table())
 
@@ -83,6 +81,7 @@ class Supervisor:
             return
         self._stop.set()
         self.life.ask_stop()
+        self.machine.paused = ""
         self.machine.tell()
 
     # -- the run
@@ -92,7 +91,7 @@ class Supervisor:
         watcher = tasks.start(self._watch_people(), name="watch-people") if self.settings.idle_pause else None
         try:
             await self._control.start()
-            self._relay.start("0.0.0.0", self.settings.relay_port)  # noqa: S104  (a Service reaches it)
+            self.machine.relay.start("0.0.0.0", self.settings.relay_port)  # noqa: S104  (a Service reaches it)
             while True:
                 what = await self._boot()
                 self.machine.tell()
@@ -113,7 +112,7 @@ class Supervisor:
         finally:
             await tasks.stop([watcher] if watcher else [])
             await self.machine.close()
-            await self._relay.close()
+            await self.machine.relay.close()
             await self._control.close()
             self.console.close()
 
@@ -186,7 +185,7 @@ class Supervisor:
             await vmm.end()
             self.machine.vmm = None
             self.machine.ssh = self.machine.docker = False
-            await self._relay.shut()
+            await self.machine.relay.shut()
         log.info("%s ended: status %d %s", self.decision.vmm, end.code, end.told)
         return self.life.ended(end, time.monotonic(), self.console.summary())
 
@@ -365,7 +364,7 @@ class Supervisor:
             patience=READY[accel],
             late=late,
         )
-        await self._relay.open()
+        await self.machine.relay.open()
         self.machine.ssh, self.life.served = True, not self.settings.snapshot_out
         self._say("sshd", "done")
         self._stage = "vmm"

@@ -50,6 +50,37 @@ async def test_a_half_close_passes_and_the_answer_still_comes() -> None:
         writer.close()
 
 
+async def test_clients_of_a_paused_guest_wait_and_probes_leave_nothing() -> None:
+    asked = 0
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await _reverse(reader, writer)
+
+    async with listening(count) as target:
+        relay = Relay("127.0.0.1", target, limit=2)
+        port = relay.start("127.0.0.1", 0)
+        await relay.open()
+        try:
+            relay.hold(True)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"first words")
+            for _ in range(2):  # one at a time fits beside the client: the last one must have gone
+                probe, closing = await asyncio.open_connection("127.0.0.1", port)
+                closing.write_eof()
+                assert await probe.read() == b""
+                closing.close()
+            assert asked == 0
+            relay.hold(False)
+            writer.write_eof()
+            assert await reader.read(-1) == b"sdrow tsrif"
+            assert asked == 1
+            writer.close()
+        finally:
+            await relay.close()
+
+
 async def test_a_slow_reader_slows_the_sender() -> None:
     sent = 0
 

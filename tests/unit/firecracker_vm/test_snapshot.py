@@ -84,6 +84,18 @@ def test_without_adoption_the_blank_disk_comes_back(disk: Path, snapshot: Snapsh
     assert [path.name for path in disk.parent.iterdir()] == ["session.ext4"]
 
 
+def test_a_crash_before_the_snapshots_disk_is_in_place(disk: Path, snapshot: Snapshot) -> None:
+    """Both names are the blank disk's then: one that stayed would come back over what the learner has by then."""
+    before = disk.read_bytes()
+    os.link(disk, disk.with_name("session.ext4.blank"))
+    session = SessionDisk(disk)
+    session.recover()
+    assert [path.name for path in disk.parent.iterdir()] == ["session.ext4"]
+    assert disk.read_bytes() == before
+    session.lay(snapshot)
+    assert disk.read_bytes() == snapshot.disk.read_bytes()
+
+
 def test_a_copy_that_fails_changes_nothing(disk: Path, snapshot: Snapshot) -> None:
     before = disk.read_bytes()
     snapshot.disk.unlink()
