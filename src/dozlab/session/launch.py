@@ -129,7 +129,10 @@ def _become_pasta(layout: Layout, facts: state.Facts, lock_fd: int) -> None:
     """Replace ourselves by pasta, whose child is the supervisor. Returns only by raising."""
     os.set_inheritable(lock_fd, True)
     os.environ["DOZLAB_RUNTIME_DIR"] = str(paths.runtime())
+    # Until the supervisor asks for SIGTERM itself, the end of pasta would leave it behind: PID 1 of a namespace ignores
+    # signals it has no handler for, SIGKILL from outside apart (pid_namespaces(7)).
     supervisor = [
+        proc.need("setpriv", "util-linux"), "--pdeathsig", "KILL", "--",
         proc.need("unshare", "util-linux"), "--mount", "--mount-proc", "--",
         sys.executable, "-m", "dozlab.session.supervisor", layout.id, str(lock_fd),
     ]  # fmt: skip
