@@ -79,7 +79,8 @@ def release_base(dist: Path, name: str) -> None:
     manifest = base_images.build(name, store=store, progress=say)
     target = dist / f"{name}-{dozlab.__version__}.ext4.zst"
     described = target.with_suffix("").with_suffix(".json")
-    size = pack(store.path(manifest.digest), target)
+    _place(packed(store.path(manifest.digest), f"{name}-{manifest.digest}", paths.cache() / "images/packed"), target)
+    size = target.stat().st_size
     write_json(described, describe(manifest, target.name, size, sha256_file(target)))
     spent = format_seconds(time.monotonic() - started)
     say(f"{target.name}: {format_size(size)} of {format_size(manifest.size)} ({spent})")
@@ -93,8 +94,22 @@ def describe(manifest: Manifest, name: str, size: int, digest: str) -> dict[str,
     }  # fmt: skip
 
 
-def pack(source: Path, target: Path) -> int:
-    """Compress a file, whole or absent; return the bytes it has then."""
+def packed(source: Path, key: str, cache: Path) -> Path:
+    """Return a compressed base image, from the cache where it is there.
+
+    :param key: NAME-DIGEST; what the cache has of another digest is dropped
+    """
+    target = cache / f"{key}-{LEVEL}.zst"
+    if not target.exists():
+        for old in cache.glob(f"{key.rpartition('-')[0]}-*"):
+            old.unlink()
+        cache.mkdir(parents=True, exist_ok=True)
+        pack(source, target)
+    return target
+
+
+def pack(source: Path, target: Path) -> None:
+    """Compress a file, whole or absent."""
     fd, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with source.open("rb") as raw, os.fdopen(fd, "wb") as out:
@@ -105,7 +120,6 @@ def pack(source: Path, target: Path) -> int:
     except BaseException:
         os.unlink(name)
         raise
-    return target.stat().st_size
 
 
 def push_charts(packages: list[Path], registry: str, *, plain_http: bool) -> None:

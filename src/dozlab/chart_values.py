@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from dozlab import values
-from dozlab.values import Group, Size, Text, Whole
+from dozlab.values import Duration, Group, Size, Text, Whole
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?([eE][0-9]+|[kKMGTP]i?|m)?$"
 
@@ -197,6 +197,17 @@ class Rootfs(values.Rootfs):
     """The base image and the learner's disk over it."""
 
     cache: Cache = Cache()
+
+
+class Snapshot(Group):
+    """Prepared snapshots: a session goes on from a machine that its node has booted and saved before."""
+
+    enabled: bool = False
+    """Begin from one, and let the first session of a node make it. Needs `rootfs.cache.enabled`: they lie there."""
+    prepare_timeout: Duration = "10m"
+    """Time for making one; after that the session boots as ever."""
+    size_limit: Size = "8Gi"
+    """Most that all snapshots of a node take together; the oldest go first. One takes 0.3 to 0.5 GiB."""
 
 
 class Device(Group):
@@ -388,6 +399,7 @@ class ChartValues(values.Values):
     """Secrets for the registry: `{name}`."""
     init_containers: InitContainers = InitContainers()
     rootfs: Rootfs = Rootfs()
+    snapshot: Snapshot = Snapshot()
     firecracker: Firecracker = Firecracker()
     terminal: Terminal = Terminal()
     code_server: CodeServer = CodeServer()

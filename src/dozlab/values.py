@@ -27,11 +27,13 @@ from pydantic.alias_generators import to_camel
 
 from dozlab.lib.errors import BadUsage
 from dozlab.lib.names import SESSION_ID
-from dozlab.lib.units import MIB, format_size, parse_size
+from dozlab.lib.units import MIB, format_size, parse_duration, parse_size
 
 PLACEHOLDER_PASSWORD = "CHANGE-ME-INSECURE-PASSWORD"  # noqa: S105  (the original chart's; refused)
 MIN_DISK = 64 * MIB
 """Smaller session disks leave no room for ext4's journal and Docker's own folders."""
+DURATION = r"^\s*[0-9]{1,9}[smhd]?\s*$"
+"""What `units.parse_duration` takes, for the chart's schema."""
 
 
 def _size(text: Any) -> str:
@@ -39,6 +41,13 @@ def _size(text: Any) -> str:
         raise ValueError("not a size (write 4G, 512Mi or a number of bytes)")
     parse_size(text)
     return str(text)
+
+
+def _duration(text: Any) -> Any:
+    if isinstance(text, bool) or not isinstance(text, (str, int)):
+        raise ValueError("not a duration (write 90s, 30m, 2h or a number of seconds)")
+    parse_duration(text)
+    return str(text).strip()
 
 
 def _whole(value: Any) -> Any:
@@ -77,6 +86,11 @@ def _ipv4_net(value: str) -> str:
 Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "integer"]})]
 Secret = Annotated[SecretStr, BeforeValidator(_text), WithJsonSchema({"type": ["string", "integer"]})]
 Size = Annotated[str, BeforeValidator(_size), WithJsonSchema({"type": ["string", "integer"]})]
+Duration = Annotated[
+    str,
+    BeforeValidator(_duration),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": DURATION, "minimum": 0, "maximum": 999999999}),
+]
 Whole = Annotated[int, BeforeValidator(_whole)]
 IPv4 = Annotated[str, AfterValidator(_ipv4)]
 IPv4Net = Annotated[str, AfterValidator(_ipv4_net)]
@@ -148,6 +162,8 @@ class Vm(Group):
     """vCPUs (Firecracker's limit is 32)."""
     memory: Annotated[Whole, Field(ge=128, le=1 << 20)] = 2048
     """MiB. 512 is enough for a shell and small containers; below 256 Debian does not boot well."""
+    idle_pause: Duration = "0"
+    """Pause the machine when nobody has used it for this long (`90s`, `30m`, `2h`); 0: never."""
 
 
 class Ssh(Group):

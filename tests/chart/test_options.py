@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -50,6 +51,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFake jane"
 OPTIONS: dict[str, dict[str, Any]] = {
     "vm.cpuCount=4": {main("firecracker-vm", "env[CPU_COUNT].value"): "4"},
     "vm.memory=1024": {main("firecracker-vm", "env[MEMORY].value"): "1024"},
+    "vm.idlePause=30m": {main("firecracker-vm", "env[IDLE_PAUSE].value"): "1800"},
     "rootfs.diskSize=2G": {init("init-rootfs", "env[IMAGE_SIZE].value"): str(2 << 30)},
     f"ssh.authorizedKeys[0]={KEY}": {init("init-rootfs", "env[SSH_AUTHORIZED_KEYS].value"): KEY},
     "network.egress.deny={0.0.0.0/0}": {init("network-setup", "env[EGRESS_DENY].value"): "0.0.0.0/0"},
@@ -105,6 +107,48 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+CACHE = ("--set", "rootfs.cache.enabled=true")
+
+
+def test_snapshots_are_made_by_a_container_of_their_own() -> None:
+    """Beside it init-rootfs gets a folder to fill for it, and firecracker-vm is told where snapshots are."""
+    before, after = objects(*NEEDED, *CACHE), objects(*NEEDED, *CACHE, "--set", "snapshot.enabled=true")
+    maker = init("prepare-snapshot", "")
+    other = {path: value for path, value in changes(before, after).items() if not path.startswith(maker)}
+    assert other == {
+        init("init-rootfs", "env[PREPARE_DIR].name"): "PREPARE_DIR",
+        init("init-rootfs", "env[PREPARE_DIR].value"): "/prepare",
+        init("init-rootfs", "volumeMounts[prepare].name"): "prepare",
+        init("init-rootfs", "volumeMounts[prepare].mountPath"): "/prepare",
+        main("firecracker-vm", "env[SNAPSHOTS_DIR].name"): "SNAPSHOTS_DIR",
+        main("firecracker-vm", "env[SNAPSHOTS_DIR].value"): "/srv/vm/kernels/snapshots",
+        main("firecracker-vm", "env[PROBE_CACHE].name"): "PROBE_CACHE",
+        main("firecracker-vm", "env[PROBE_CACHE].value"): "/srv/vm/kernels/snapshots/.probe.json",
+        f"{POD}:spec.volumes[prepare].name": "prepare",
+        f"{POD}:spec.volumes[prepare].emptyDir.sizeLimit": "5Gi",
+    }
+    names = [item["name"] for item in kind(after, "Pod")["spec"]["initContainers"]]
+    assert names == ["network-setup", "init-rootfs", "prepare-snapshot"]
+
+
+def test_what_prepares_is_the_machine_of_the_session() -> None:
+    """A snapshot is for equal machines only; one that is to be saved is neither paused nor given a workspace."""
+    found = objects("-f", str(EVERYTHING))
+    maker, user = environment(found, "prepare-snapshot"), environment(found, "firecracker-vm")
+    assert set(user) - set(maker) == {"WORKSPACE_PORT", "IDLE_PAUSE", "NETWORK_WAIT"}
+    own = {"SHARED_DIR", "TMPDIR", "PREPARE_TIMEOUT", "SNAPSHOTS_LIMIT"}
+    assert {name: value for name, value in maker.items() if name in user} == {
+        name: value for name, value in user.items() if name in maker
+    }
+    assert set(maker) - set(user) == own
+    assert (maker["PREPARE_TIMEOUT"], maker["SNAPSHOTS_LIMIT"]) == ("300", str(4 << 30))
+    one, other = container(found, "prepare-snapshot"), container(found, "firecracker-vm")
+    assert one["args"] == ["firecracker-vm", "--prepare"]
+    assert [one[name] for name in ("image", "resources", "securityContext")] == [
+        other[name] for name in ("image", "resources", "securityContext")
+    ]
+
+
 @pytest.mark.parametrize("expression", OPTIONS)
 def test_one_value_changes_what_it_says_and_nothing_else(expression: str) -> None:
     assert option(expression) == OPTIONS[expression]
@@ -117,10 +161,9 @@ NO_EFFECT_IN_EVERYTHING = {
     "codeServer.password": ["codeServer.password=other"],
     "codeServer.enabled": ["codeServer.enabled=false"],
     "terminal.enabled": ["terminal.enabled=false"],
-    "rootfs.cache.enabled": ["rootfs.cache.enabled=true"],
-    "rootfs.cache.hostPath": ["rootfs.cache.enabled=true", "rootfs.cache.hostPath=/srv/kernels"],
     "image.tag": ["image.tag=9"],
     "devices.kvm.enabled": ["devices.kvm.enabled=true"],
+    "volumes.kernels.sizeLimit": ["volumes.kernels.sizeLimit=3G"],
     "volumes.kernels.persistence.enabled": ["volumes.kernels.persistence.enabled=true"],
     "httpRoute.tls": [
         "httpRoute.enabled=true,httpRoute.parentRefs[0].name=gw,httpRoute.terminal.host=a.example",
@@ -129,7 +172,7 @@ NO_EFFECT_IN_EVERYTHING = {
     **{
         f"volumes.{volume}.persistence.{name}": [f"volumes.{volume}.persistence.enabled=true", expression]
         for volume, names in {
-            "kernels": ("storageClass", "accessModes", "annotations", "retain"),
+            "kernels": ("existingClaim", "storageClass", "accessModes", "annotations", "retain"),
             "vmData": ("existingClaim", "retain"),
             "vscodeData": ("existingClaim",),
         }.items()
@@ -183,17 +226,8 @@ def test_every_value_has_an_effect() -> None:
             before = [word for expression in expressions[:-1] for word in ("--set", expression)]
             after = [word for expression in expressions for word in ("--set", expression)]
             return bool(expressions) and template(*NEEDED, *before) == template(*NEEDED, *after)
-        done = run(
-            "template",
-            "lab",
-            "charts/dozlab-session",
-            "-n",
-            "labs",
-            "-f",
-            "-",
-            text=yaml.safe_dump(without(everything, path)),
-        )
-        return done.stdout == whole
+        text = json.dumps(without(everything, path))
+        return run("template", "lab", "charts/dozlab-session", "-n", "labs", "-f", "-", text=text).stdout == whole
 
     paths = list(leaf_paths(ChartValues))
     assert len(paths) > 150
@@ -359,7 +393,8 @@ def test_components_are_told_what_one_machine_tells_them() -> None:
     places = {
         "PATH", "LANG", "HOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "KERNELS_DIR", "VM_DATA",
         "SHARED_DIR", "KIT_DIR", "PROBE_CACHE", "NETWORK_WAIT", "PASSWORD_FILE", "VSCODE_DATA", "SANDBOX",
-        "CODE_SERVER_DIR", "DOCKER_CLI_DIR", "SNAPSHOTS_DIR",  # snapshots: on one machine only, so far
+        "CODE_SERVER_DIR", "DOCKER_CLI_DIR", "SNAPSHOTS_DIR",
+        "KERNELS_SIZE_LIMIT",  # of a volume that is not used: the node's cache is on
     }  # fmt: skip
     ours = {
         "init-rootfs": one_machine.init_rootfs(parsed),

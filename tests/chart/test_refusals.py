@@ -56,6 +56,12 @@ REFUSED = [
         "ingress.terminal.host: the same host and path as ingress.vscode; give each a host of its own, or set"
         " terminal.basePath and ingress.vscode.path",
     ),
+    (
+        "snapshot.enabled=true",
+        "snapshot.enabled: needs rootfs.cache.enabled, since snapshots lie in the node's cache"
+        " (--set rootfs.cache.enabled=true)",
+    ),
+    ("snapshot.sizeLimit=lots", 'snapshot.sizeLimit: not a size: "lots" (write 4G, 512Mi or a number of bytes)'),
     ("httpRoute.enabled=true,httpRoute.vscode.host=a.b", "httpRoute.parentRefs: not set; name the Gateway ({name: ...})"),
     ("terminal=null", "terminal: null is no group of values; leave it out for the defaults"),
     # by the schema, in helm's words
@@ -65,6 +71,13 @@ REFUSED = [
     ("vm.cpuCount=0", "- at '/vm/cpuCount': minimum: got 0, want 1"),
     ("vm.cpuCount=two", r"- at '/vm/cpuCount': 'two' does not match pattern '^\\s*[0-9]+\\s*$'"),
     ("vm.cpuCount=true", "- at '/vm/cpuCount': got boolean, want integer or string"),
+    ("vm.idlePause=soon", r"- at '/vm/idlePause': 'soon' does not match pattern '^\\s*[0-9]{1,9}[smhd]?\\s*$'"),
+    ("vm.idlePause=-1", "- at '/vm/idlePause': minimum: got -1, want 0"),
+    (
+        "snapshot.prepareTimeout=ten minutes",
+        r"- at '/snapshot/prepareTimeout': 'ten minutes' does not match pattern '^\\s*[0-9]{1,9}[smhd]?\\s*$'",
+    ),
+    ("snapshot=null", "snapshot: null is no group of values; leave it out for the defaults"),
     ("codeServer.password=true", "- at '/codeServer/password': got boolean, want integer or string"),
     ("restartPolicy=Sometimes", "- at '/restartPolicy': value must be one of 'Always', 'OnFailure', 'Never'"),
     ("firecracker.vmm=xen", "- at '/firecracker/vmm': value must be one of 'auto', 'firecracker', 'qemu'"),
@@ -120,6 +133,8 @@ ONE_MACHINE: list[dict[str, Any]] = [
     {"network": {"egress": {"deny": ["10.0.0.0/08"]}}}, {"network": {"egress": {"deny": ["::/0"]}}},
     {"vm": {"cpuCount": 33}}, {"vm": {"cpuCount": "33"}}, {"vm": {"cpuCount": "4"}}, {"vm": {"memory": 127}},
     {"vm": {"memory": "512"}}, {"vm": {"memory": 1.5}}, {"vm": {"cpuCount": True}}, {"vm": {"cores": 2}},
+    {"vm": {"idlePause": "90s"}}, {"vm": {"idlePause": 90}}, {"vm": {"idlePause": " 1d "}}, {"vm": {"idlePause": "1.5h"}},
+    {"vm": {"idlePause": -1}}, {"vm": {"idlePause": True}}, {"vm": {"idlePause": ""}}, {"vm": {"idlePause": 10**9}},
     {"ssh": {"authorizedKeys": ["ssh-ed25519 AAAA jane"]}}, {"ssh": {"authorizedKeys": ["nonsense"]}},
     {"ssh": {"authorizedKeys": ["ssh-ed25519 AAAA a\nssh-ed25519 AAAA b"]}},
     {"terminal": {"basePath": "/a/b"}}, {"terminal": {"basePath": "a"}}, {"terminal": {"enabled": "yes please"}},

@@ -76,7 +76,7 @@ def test_nor_with_everything_on() -> None:
     pod = kind(objects("-f", str(EVERYTHING)), "Pod")
     pod["spec"]["containers"] = [item for item in pod["spec"]["containers"] if item["name"] != "recorder"]  # the user's
     pod["spec"]["initContainers"] = [item for item in pod["spec"]["initContainers"] if item["name"] != "greet"]
-    assert list(violations(pod)) == ALLOWED
+    assert list(violations(pod)) == ["volume kernels: ['hostPath']", *ALLOWED]
 
 
 def test_the_test_pod_breaks_nothing() -> None:
@@ -136,6 +136,26 @@ def test_who_sees_what() -> None:
     assert mounts["code-server"]["/workspace"] == {"name": "vm-data", "mountPath": "/workspace", "subPath": "workspace"}
     assert mounts["firecracker-vm"]["/srv/vm/kernels"]["readOnly"] is True
     assert mounts["code-server"]["/run/secrets/dozlab"]["readOnly"] is True
+
+
+def test_what_sessions_start_from_is_written_where_no_learner_has_been() -> None:
+    """The VMM of a session cannot write snapshots; the container that can sees neither its disk nor its keys."""
+    found = objects("-f", str(EVERYTHING))
+    mounts = {
+        name: {mount["mountPath"]: mount for mount in container(found, name)["volumeMounts"]}
+        for name in ("init-rootfs", "prepare-snapshot", "firecracker-vm", "terminal-sidecar", "code-server")
+    }
+    own = {path: mount for path, mount in mounts["prepare-snapshot"].items() if path != "/etc/ssl/certs"}
+    assert own == {
+        "/srv/vm/kernels": {"name": "kernels", "mountPath": "/srv/vm/kernels", "readOnly": True},
+        "/srv/vm/kernels/snapshots": {
+            "name": "kernels", "mountPath": "/srv/vm/kernels/snapshots", "subPath": "snapshots",
+        },
+        "/vm-data": {"name": "prepare", "mountPath": "/vm-data"},
+    }  # fmt: skip
+    assert mounts["firecracker-vm"]["/srv/vm/kernels"]["readOnly"] is True
+    users = {name for name, seen in mounts.items() if "prepare" in {mount["name"] for mount in seen.values()}}
+    assert users == {"init-rootfs", "prepare-snapshot"}
 
 
 def test_keys_stay_in_memory() -> None:

@@ -150,7 +150,13 @@ class Published:
 
 
 @pytest.fixture(scope="session")
-def published(node: Path) -> Published:
+def begun(kube: Kube, learner_key: tuple[str, str]) -> None:
+    """The first session, begun: it boots while the release is made."""
+    kube.install("lab", "--set-json", f'ssh.authorizedKeys=["{learner_key[1]}"]')
+
+
+@pytest.fixture(scope="session")
+def published(node: Path, begun: None) -> Published:
     """Images, charts and base image of this commit, in dist/ and in a registry."""
     registry = f"{layout.REGISTRY}/dozlab"
     subprocess.run(["make", "release", f"REGISTRY={registry}"], cwd=REPOSITORY, check=True, timeout=1500)
@@ -192,6 +198,7 @@ def second_words(
             "diskSize": "2G",
             "cache": {"enabled": True, "hostPath": str(node_chart)},
         },
+        "snapshot": {"enabled": True},
         "devices": {kind: {"resource": f"{DOMAIN}/{kind}"} for kind in ("tun", "kvm")},
         "vm": {"cpuCount": "2", "memory": "768"},
         "firecracker": {"resources": {"requests": {"cpu": "100m", "memory": "1200Mi"}}},
@@ -208,22 +215,16 @@ def second_words(
 
 
 @pytest.fixture(scope="session")
-def both(kube: Kube, learner_key: tuple[str, str], published: Published, second_words: list[str]) -> None:
-    """Two sessions, begun at once."""
-    kube.install("lab", "--set-json", f'ssh.authorizedKeys=["{learner_key[1]}"]')
-    kube.helm("install", "two", *published.chart("dozlab-session"), *second_words)
-
-
-@pytest.fixture(scope="session")
-def lab(kube: Kube, both: None) -> str:
+def lab(kube: Kube, begun: None) -> str:
     """The first session, Ready."""
     kube.wait_ready("lab")
     return "lab"
 
 
 @pytest.fixture(scope="session")
-def second(kube: Kube, both: None) -> str:
-    """The second one, Ready."""
+def second(kube: Kube, published: Published, second_words: list[str]) -> str:
+    """The second one, Ready: the first that begins on the prepared node."""
+    kube.helm("install", "two", *published.chart("dozlab-session"), *second_words)
     kube.wait_ready("two")
     return "two"
 

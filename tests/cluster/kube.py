@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,16 @@ class Kube(Programs):
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.evidence(session)}") from error
 
+    def seconds(self, session: str) -> list[tuple[str, float]]:
+        """Return each stage that is done, and "Ready", with the seconds from `helm install` to it."""
+        found = self.get("pod", pod(session))
+        begun = _epoch(found["metadata"]["creationTimestamp"])
+        ended = [row for row in found["status"]["initContainerStatuses"] if row["name"] == "prepare-snapshot"]
+        rows = [(row["stage"], row["t"] - begun) for row in self.timeline(session) if row["event"] == "done"]
+        rows += [(row["name"], _epoch(row["state"]["terminated"]["finishedAt"]) - begun) for row in ended]
+        ready = next(row for row in found["status"]["conditions"] if row["type"] == "Ready")
+        return [*sorted(rows, key=lambda row: row[1]), ("Ready", _epoch(ready["lastTransitionTime"]) - begun)]
+
     def guest(self, session: str, command: str, *, timeout: float = 120, check: bool = True) -> str:
         """Run a command in the guest, with the session's own key, from the terminal's container."""
         script = (
@@ -204,11 +215,24 @@ class Kube(Programs):
         """Save everything about a session's Pod, and return its short form."""
         EVIDENCE.mkdir(exist_ok=True)
         described = self.kubectl("describe", "pod", pod(session), check=False).stdout
-        parts = [described] + [f"== {name}\n{self.logs(session, name, '--tail=200')}" for name in CONTAINERS]
+        parts = [described] + [
+            f"== {name}\n{self.logs(session, name, '--tail=200')}" for name in (*CONTAINERS, "prepare-snapshot")
+        ]
         path = EVIDENCE / f"cluster-{session}-{int(time.time())}.txt"
         path.write_text("\n".join(parts))
         events = described.partition("Events:")[2]
         return f"evidence: {path}\n{events}\n" + "\n".join(part[-1500:] for part in parts[1:])
+
+
+def _epoch(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def show(title: str, rows: list[tuple[str, float]]) -> None:
+    """Print the stages of a start."""
+    print(f"\n{title:<18} seconds since helm install")
+    for stage, seconds in rows:
+        print(f"{stage:<18} {seconds:6.1f}")
 
 
 def pod(session: str) -> str:

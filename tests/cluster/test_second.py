@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.cluster.kube import Kube, pod
+from tests.cluster.kube import Kube, pod, show
 from tests.support import until
 
 pytestmark = [pytest.mark.timeout(900)]
@@ -40,20 +41,53 @@ def test_the_secret_is_the_users_own(kube: Kube, second: str) -> None:
     assert "own-pass-word" not in log
 
 
-def test_the_node_keeps_one_base_for_both(kube: Kube, second: str, second_words: list[str]) -> None:
-    """The second session that uses the node's folder downloads nothing."""
-    log = kube.logs(second, "init-rootfs")
+@pytest.fixture(scope="module")
+def third(kube: Kube, second: str, second_words: list[str]) -> Iterator[str]:
+    """The next session of that node, with a new disk: Ready."""
     own = [word for name in ("codeServer", "volumes.vmData.persistence") for word in ("--set", f"{name}.enabled=false")]
     kube.helm("install", "third", kube.chart, *second_words, "--set", "session.id=third", *own)
     try:
-        until(
-            lambda: kube.container("third", "init-rootfs").get("state", {}).get("terminated"), what="init", seconds=90
-        )
-        again = kube.logs("third", "init-rootfs")
-        assert "MiB/s" in log, log
-        assert "MiB/s" not in again, again
+        kube.wait_ready("third")
+        yield "third"
     finally:
         kube.uninstall("third")
+
+
+def test_the_next_session_downloads_nothing(kube: Kube, second: str, third: str) -> None:
+    assert "MiB/s" in kube.logs(second, "init-rootfs")
+    assert "MiB/s" not in kube.logs(third, "init-rootfs")
+
+
+def test_the_next_session_goes_on_from_what_the_first_has_saved(
+    kube: Kube, second: str, third: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its stages, with their seconds since `helm install`, are printed."""
+    assert "prepared: " in kube.logs(second, "prepare-snapshot")
+    assert "a snapshot for this session is there" in kube.logs(third, "prepare-snapshot")
+    for session in (second, third):
+        (vmm,) = [row for row in kube.timeline(session) if (row["stage"], row["event"]) == ("vmm", "done")]
+        assert vmm["detail"].endswith(", restored"), kube.logs(session, "firecracker-vm")
+    assert "Hello from Docker" in kube.guest(third, "docker run --rm hello-world")
+    with capsys.disabled():
+        show(f"{second}, prepared", kube.seconds(second))
+        show(f"{third}, restored", kube.seconds(third))
+
+
+def test_they_are_different_machines(kube: Kube, second: str, third: str) -> None:
+    """Names, keys and ids are a session's own, and neither lets the machine in that was saved."""
+    files = (
+        "/etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub /root/.ssh/authorized_keys /proc/sys/kernel/random/boot_id"
+    )
+    one, other = (kube.guest(session, f"hostname; cat {files}").splitlines() for session in (second, third))
+    assert len(one) == len(other) == 5
+    assert [first for first, second in zip(one, other, strict=True) if first == second] == []
+
+
+def test_no_session_can_change_what_others_begin_from(kube: Kube, third: str) -> None:
+    store = "/srv/vm/kernels/snapshots"
+    assert kube.exec(third, "firecracker-vm", "ls", store).split()
+    done = kube.kubectl("exec", pod(third), "-c", "firecracker-vm", "--", "touch", f"{store}/x", check=False)
+    assert "Read-only file system" in done.stderr
 
 
 def _upgrade(kube: Kube, session: str, *words: str, check: bool = True) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from functools import partial
 from shlex import quote
@@ -13,7 +12,7 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from tests.browsing import chromium, open_editor, open_terminal, screen_has, type_in_editors_terminal, type_line
-from tests.cluster.kube import CONTAINERS, PASSWORD, PYTHON, Kube, pod
+from tests.cluster.kube import CONTAINERS, PASSWORD, PYTHON, Kube, pod, show
 from tests.support import EVIDENCE
 
 pytestmark = [pytest.mark.timeout(900)]
@@ -28,13 +27,9 @@ def context() -> Iterator[BrowserContext]:
 def test_the_pod_becomes_ready(kube: Kube, lab: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Its stages, with their seconds since `helm install`, are printed."""
     assert kube.kubectl("get", "pod", pod(lab), "--no-headers").stdout.split()[1:3] == ["3/3", "Running"]
-    made = kube.get("pod", pod(lab))["metadata"]["creationTimestamp"]
-    begun = time.mktime(time.strptime(made, "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
-    rows = [(row["stage"], row["t"] - begun) for row in kube.timeline(lab) if row["event"] == "done"]
+    rows = kube.seconds(lab)
     with capsys.disabled():
-        print("\nstage        seconds since helm install")
-        for stage, seconds in rows:
-            print(f"{stage:<12} {seconds:6.1f}")
+        show(f"{lab}, booted", rows)
     assert {"rootfs", "network", "vmm", "kernel", "init", "sshd", "terminal"} <= {stage for stage, _ in rows}
 
 

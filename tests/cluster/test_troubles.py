@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.cluster.kube import Kube, pod
@@ -34,8 +36,13 @@ def test_a_wrong_checksum(kube: Kube, trouble: str) -> None:
     said(kube, trouble, "init-rootfs", "sha256")
 
 
-def test_an_image_without_sshd_and_docker(kube: Kube, trouble: str) -> None:
-    kube.install(trouble, rootfs__imageUrl=kube.small_url)
+def test_an_image_without_sshd_and_docker(kube: Kube, trouble: str, node_chart: Path) -> None:
+    """It cannot be prepared either, which is told at once and fails nothing: what it lacks is told by the machine."""
+    kube.install(
+        trouble, rootfs__imageUrl=kube.small_url, rootfs__cache__enabled="true",
+        rootfs__cache__hostPath=str(node_chart), snapshot__enabled="true",
+    )  # fmt: skip
+    said(kube, trouble, "prepare-snapshot", "the session boots: no snapshot was made: the image has no sshd")
     said(kube, trouble, "firecracker-vm", "the image has no sshd")
     said(kube, trouble, "firecracker-vm", "the image has no Docker")
     assert not kube.ready(trouble)

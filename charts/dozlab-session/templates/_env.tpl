@@ -13,3 +13,17 @@
 {{- end }}
 {{- end }}
 {{- end -}}
+
+{{/* What a machine is, for the container that runs it and the one that prepares it: snapshots are for equal ones. */}}
+{{- define "dozlab.vmEnv" -}}
+{{- $v := .Values -}}
+{{ include "dozlab.env" (list . "addresses" "tap") }}
+- {name: CPU_COUNT, value: {{ include "dozlab.text" $v.vm.cpuCount | trim | quote }}}
+- {name: MEMORY, value: {{ include "dozlab.text" $v.vm.memory | trim | quote }}}
+- {name: VMM, value: {{ $v.firecracker.vmm }}}
+- {name: REQUIRE_KVM, value: {{ $v.firecracker.requireKvm | quote }}}
+{{- if $v.snapshot.enabled }}
+- {name: SNAPSHOTS_DIR, value: /srv/vm/kernels/snapshots}
+- {name: PROBE_CACHE, value: /srv/vm/kernels/snapshots/.probe.json}
+{{- end }}
+{{- end -}}

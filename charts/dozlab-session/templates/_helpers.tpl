@@ -27,6 +27,13 @@
 {{- if regexMatch "^[0-9]+[KMGT]i$" $text -}}{{ $text }}{{- else -}}{{ include "dozlab.bytes" . }}{{- end -}}
 {{- end -}}
 
+{{/* Seconds of a duration as dozlab writes it: 90s, 30m, 2h, 1d or a number. */}}
+{{- define "dozlab.seconds" -}}
+{{- $text := include "dozlab.text" . | trim -}}
+{{- $factors := dict "" 1 "s" 1 "m" 60 "h" 3600 "d" 86400 -}}
+{{- mul (regexFind "^[0-9]+" $text | int64) (get $factors (regexFind "[smhd]$" $text)) -}}
+{{- end -}}
+
 {{- define "dozlab.id" -}}{{ include "dozlab.text" .Values.session.id }}{{- end -}}
 
 {{/* Name of the Pod; Secret, claims, routes and policies start with it. */}}

@@ -36,7 +36,11 @@ codeServer.password: this is the original chart's placeholder; choose one
 {{- end -}}
 {{- end -}}
 
-{{- $sizes := dict "rootfs.diskSize" $v.rootfs.diskSize "firecracker.overhead" $v.firecracker.overhead -}}
+{{- if and $v.snapshot.enabled (not $v.rootfs.cache.enabled) }}
+snapshot.enabled: needs rootfs.cache.enabled, since snapshots lie in the node's cache (--set rootfs.cache.enabled=true)
+{{- end -}}
+
+{{- $sizes := dict "rootfs.diskSize" $v.rootfs.diskSize "firecracker.overhead" $v.firecracker.overhead "snapshot.sizeLimit" $v.snapshot.sizeLimit -}}
 {{- range $name, $volume := $v.volumes }}{{ $_ := set $sizes (printf "volumes.%s.sizeLimit" $name) $volume.sizeLimit }}{{ end -}}
 {{- $bad := 0 -}}
 {{- range $path, $size := $sizes -}}
@@ -135,7 +139,7 @@ httpRoute.parentRefs: not set; name the Gateway ({name: ...})
 
 {{/* Asked by the template that Helm renders first, so that `--set terminal=null` is told here and nowhere deeper. */}}
 {{- define "dozlab.groups" -}}
-{{- $groups := list "session" "rootfs" "network" "firecracker" "vm" "ssh" "terminal" "codeServer" "volumes" "image" "initContainers"
+{{- $groups := list "session" "rootfs" "snapshot" "network" "firecracker" "vm" "ssh" "terminal" "codeServer" "volumes" "image" "initContainers"
   "devices" "service" "ingress" "httpRoute" "networkPolicy" "serviceMonitor" "tests" -}}
 {{- range $groups }}{{ if not (kindIs "map" (get $.Values .)) }}{{ fail (printf "%s: null is no group of values; leave it out for the defaults" .) }}{{ end }}{{ end -}}
 {{- end -}}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from dozlab.init_rootfs import disk, fetch, identity
@@ -19,12 +21,15 @@ from dozlab.lib.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
+NETWORK = "network.json"
+"""What network-setup has written by then."""
 HELP = """Make a session's disks and identity: the base image (fetched once per node, checked, unpacked),
 the session disk, keys.
 Environment: SESSION_ID, IMAGE_DOWNLOAD_URL (http, https, file or a path; plain, .zst, .gz or .xz), IMAGE_SHA256 (of the
 unpacked image), IMAGE_SIZE (4G: the session disk), IMAGE_PATH (a base to use as it is), KERNELS_DIR (/srv/vm/kernels),
 KERNELS_SIZE_LIMIT (most an unpacked base may have), VM_DATA (/vm-data), SHARED_DIR (/shared), SSH_AUTHORIZED_KEYS,
-VM_HOSTNAME, GATEWAY_IP, VM_IP, DNS_SERVERS, SESSION_UID (owner of what it makes).
+VM_HOSTNAME, GATEWAY_IP, VM_IP, DNS_SERVERS, SESSION_UID (owner of what it makes), PREPARE_DIR (folder for the disk and
+the identity of a second machine, which belongs to nobody and is saved for all: firecracker-vm --prepare).
 Exit status: 0 done, 1 failed, 2 bad environment, 128 + n ended by signal n."""
 
 
@@ -53,6 +58,16 @@ def prepare(settings: Settings, timeline: Timeline) -> str:
         timeline.add("rootfs", "start", line)
 
     base = fetch.base(settings, report)
+    what = _lay(settings, base)
+    if settings.prepare_dir:
+        _make_snapshots_folder(settings)
+        if what == "made":  # a disk that is kept boots: there is nothing to prepare for it
+            _lay_spare(settings, settings.prepare_dir, base)
+    return f"base {base.digest[:12]} {base.how}, session disk {what}"
+
+
+def _lay(settings: Settings, base: fetch.Base) -> str:
+    """Make disk, identity and rootfs.json; return in one word what was done to the disk."""
     session, what = disk.prepare(settings, base.digest)
     identity.write(settings)
     rootfs = {
@@ -61,7 +76,30 @@ def prepare(settings: Settings, timeline: Timeline) -> str:
         "disk": str(session.relative_to(settings.vm_data)),
     }
     files.write_json(settings.shared_dir / "rootfs.json", rootfs)
-    return f"base {base.digest[:12]} {base.how}, session disk {what}"
+    return what
+
+
+def _lay_spare(settings: Settings, folder: Path, base: fetch.Base) -> None:
+    """Make the same for the machine that is saved for all: with keys of its own, and no learner's."""
+    spare = replace(
+        settings, vm_data=folder, shared_dir=folder / "shared", hostname="prepared", session_id="prepared",
+        authorized_keys=(),
+    )  # fmt: skip
+    try:
+        spare.shared_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        shutil.copyfile(settings.shared_dir / NETWORK, spare.shared_dir / NETWORK)
+    except OSError as error:
+        raise DozlabError(f"cannot write {spare.shared_dir / NETWORK}: {error.strerror}") from error
+    _lay(spare, base)
+
+
+def _make_snapshots_folder(settings: Settings) -> None:
+    """Make the folder as ours: the kubelet, which mounts it alone for who prepares, would make it root's."""
+    folder = settings.kernels_dir / "snapshots"
+    try:
+        folder.mkdir(mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise DozlabError(f"cannot make {folder}: {error.strerror}") from error
 
 
 def _relative(path: Path, folder: Path) -> str:

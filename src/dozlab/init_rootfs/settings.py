@@ -45,6 +45,8 @@ class Settings:
     dns: tuple[IPv4Address, ...]
     owner_uid: int
     """Who shall own what the other components read (SESSION_UID): keys, identity, session disk."""
+    prepare_dir: Path | None = None
+    """Where the same is made once more, for a machine that is saved for all sessions (PREPARE_DIR)."""
 
 
 def from_env(environ: Mapping[str, str] | None = None) -> Settings:
@@ -62,6 +64,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> Settings:
         except ValueError as error:
             faults.append(f"DNS_SERVERS: {error}")
     image_path = env.path("IMAGE_PATH", "")
+    prepare_dir = env.text("PREPARE_DIR", "")
     session_id = env.text("SESSION_ID")
     settings = Settings(
         session_id=session_id,
@@ -79,6 +82,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> Settings:
         vm=env.ipv4("VM_IP", "172.16.0.2"),
         dns=tuple(dict.fromkeys(servers)) or tuple(host_nameservers()),
         owner_uid=env.integer("SESSION_UID", os.getuid(), high=(1 << 32) - 2),
+        prepare_dir=Path(prepare_dir) if prepare_dir else None,
     )
     faults += _cross_faults(settings)
     env.check(faults)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dozlab.lib.units import parse_size
+from dozlab.lib.units import parse_duration, parse_size
 from dozlab.session.layout import POD
 from dozlab.values import Values
 
@@ -68,6 +68,7 @@ def firecracker_vm(values: Values, *, cold: bool = False, view: Path = POD) -> E
     return {
         "CPU_COUNT": str(values.vm.cpu_count),
         "MEMORY": str(values.vm.memory),
+        "IDLE_PAUSE": str(parse_duration(values.vm.idle_pause)),
         "VMM": values.firecracker.vmm,
         "REQUIRE_KVM": str(values.firecracker.require_kvm).lower(),
         "PROBE_CACHE": str(view / "shared/probe.json"),

@@ -45,7 +45,7 @@ def make_plan(layout: Layout, facts: state.Facts, values: Values, *, cold: bool 
 
 def saving(plan: Plan, folder: Path) -> Plan:
     """Return the plan of a session that saves its guest into a folder as soon as it is ready, and ends."""
-    vm = {**plan.environments["firecracker-vm"], "SNAPSHOT_OUT": str(POD / "snapshot")}
+    vm = {**plan.environments["firecracker-vm"], "SNAPSHOT_OUT": str(POD / "snapshot"), "IDLE_PAUSE": "0"}
     return replace(
         plan,
         environments={**plan.environments, "firecracker-vm": vm},

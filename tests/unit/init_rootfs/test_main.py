@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from dozlab.images import cpio
 from dozlab.init_rootfs.__main__ import main
 from dozlab.init_rootfs.progress import Progress
 from dozlab.lib.timeline import Timeline
@@ -35,6 +36,50 @@ def test_a_whole_run(web: Web, image: bytes, environ: Environ) -> None:
     entries = Timeline(shared).read()
     assert (entries[0].event, entries[-1].event) == ("start", "done")
     assert {entry.stage for entry in entries} == {"rootfs"}
+
+
+def test_a_spare_machine_has_keys_of_its_own_and_no_learners(
+    web: Web, image: bytes, environ: Environ, tmp_path: Path
+) -> None:
+    web.pages["/i.zst"] = Page(zstandard.compress(image))
+    folder, learner = tmp_path / "prepare", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFake jane"
+    env = environ(IMAGE_DOWNLOAD_URL=web.url + "/i.zst", PREPARE_DIR=str(folder), SSH_AUTHORIZED_KEYS=learner)
+    shared = Path(env["SHARED_DIR"])
+    (shared / "network.json").write_text('{"mac": "06:00:ac:10:00:02"}')
+    assert main([], env) == 0
+    seen = [{entry.name: entry.data for entry in cpio.unpack((place / "identity.cpio").read_bytes())}
+            for place in (shared, folder / "shared")]  # fmt: skip
+    for name in ("ssh_host_ed25519_key", "machine-id", "authorized_keys", "hostname"):
+        own, spare = (each[f"dozlab/identity/{name}"] for each in seen)
+        assert own and spare and own != spare
+    assert learner.encode() in seen[0]["dozlab/identity/authorized_keys"]
+    assert learner.encode() not in seen[1]["dozlab/identity/authorized_keys"]
+    assert [(folder / "shared" / name).read_text() for name in ("rootfs.json", "network.json")] == [
+        (shared / name).read_text() for name in ("rootfs.json", "network.json")
+    ]
+    disks = [Path(env["VM_DATA"]) / "disk/session.ext4", folder / "disk/session.ext4"]
+    assert len({disk.stat().st_size for disk in disks}) == 1
+    assert not disks[0].samefile(disks[1])
+    assert (Path(env["KERNELS_DIR"]) / "snapshots").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_session_with_a_disk_of_its_own_needs_no_spare_machine(
+    web: Web, image: bytes, environ: Environ, tmp_path: Path
+) -> None:
+    web.pages["/i"] = Page(image)
+    env = environ(IMAGE_DOWNLOAD_URL=web.url + "/i")
+    assert main([], env) == 0
+    assert main([], {**env, "PREPARE_DIR": str(tmp_path / "prepare")}) == 0
+    assert not (tmp_path / "prepare").exists()
+
+
+def test_without_network_setup_a_spare_machine_is_not_possible(
+    web: Web, image: bytes, environ: Environ, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web.pages["/i"] = Page(image)
+    env = environ(IMAGE_DOWNLOAD_URL=web.url + "/i", PREPARE_DIR=str(tmp_path / "prepare"))
+    assert main([], env) == 1
+    assert "network.json" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_failure_is_one_line_and_in_the_timeline(

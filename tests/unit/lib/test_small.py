@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -14,7 +15,7 @@ from dozlab.lib import files, paths
 from dozlab.lib.env import Env
 from dozlab.lib.errors import BadUsage, DozlabError, NoSuchSession
 from dozlab.lib.timeline import Timeline
-from dozlab.lib.units import format_seconds, format_size, parse_size
+from dozlab.lib.units import format_seconds, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,19 @@ def test_sizes(text: str | int, size: int) -> None:
 def test_what_is_no_size(text: str | int) -> None:
     with pytest.raises(ValueError, match="size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), (90, 90), ("90s", 90), ("30m", 1800), (" 2h ", 7200), ("1d", 86400), ("0", 0)]
+)
+def test_durations(text: str | int, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-1", "1.5h", "1h30m", "5 m", "1w", "9" * 10, -1])
+def test_what_is_no_duration(text: str | int) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
 
 
 @given(st.integers(0, 1 << 60))
@@ -146,6 +160,23 @@ def test_a_sparse_copy_is_the_same_and_as_small(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o600
     with pytest.raises(FileExistsError):
         files.copy_sparse(source, target)
+
+
+def test_a_sparse_copy_to_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since Linux 5.19 the kernel does not copy between two file systems (copy_file_range(2), EXDEV)."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(5 << 20)
+        file.write(os.urandom((3 << 20) + 17))
+
+    def refuse(*_args: object) -> int:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.copy_file_range", refuse)
+    files.copy_sparse(source, target)
+    assert target.read_bytes() == source.read_bytes()
+    assert target.stat().st_blocks <= (4 << 20) // 512
 
 
 def test_a_sparse_copy_of_nothing_and_of_holes_alone(tmp_path: Path) -> None:

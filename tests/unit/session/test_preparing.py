@@ -54,11 +54,12 @@ def test_a_session_is_told_where_snapshots_are_unless_it_is_to_boot() -> None:
 
 
 def test_a_saving_session_writes_to_a_folder_of_its_own(tmp_path: Path) -> None:
-    parsed = values.parse(preparing.hidden_values({}))
+    parsed = values.parse(preparing.hidden_values({"vm": {"idlePause": "1m"}}))
     plan = planning.saving(planning.make_plan(Layout("lab"), facts(), parsed, cold=True), tmp_path / "out")
     assert set(plan.environments) == {"init-rootfs", "network-setup", "firecracker-vm"}
     assert plan.environments["firecracker-vm"]["SNAPSHOT_OUT"] == "/mnt/snapshot"
     assert plan.environments["firecracker-vm"]["SNAPSHOTS_DIR"] == ""
+    assert plan.environments["firecracker-vm"]["IDLE_PAUSE"] == "0"  # nobody uses it, and it is not to be paused
     assert plan.writable["snapshot"] == str(tmp_path / "out")
 
 
