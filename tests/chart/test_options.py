@@ -48,11 +48,14 @@ def main(name: str, path: str) -> str:
 
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFake jane"
+LEFT = main("firecracker-vm", "env[CHECKPOINTS_LIMIT].value")
+"""What session disk and workspace leave of vmData: the room for checkpoints."""
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "vm.cpuCount=4": {main("firecracker-vm", "env[CPU_COUNT].value"): "4"},
     "vm.memory=1024": {main("firecracker-vm", "env[MEMORY].value"): "1024"},
     "vm.idlePause=30m": {main("firecracker-vm", "env[IDLE_PAUSE].value"): "1800"},
-    "rootfs.diskSize=2G": {init("init-rootfs", "env[IMAGE_SIZE].value"): str(2 << 30)},
+    "rootfs.diskSize=2G": {init("init-rootfs", "env[IMAGE_SIZE].value"): str(2 << 30), LEFT: str(5 << 29)},
     f"ssh.authorizedKeys[0]={KEY}": {init("init-rootfs", "env[SSH_AUTHORIZED_KEYS].value"): KEY},
     "network.egress.deny={0.0.0.0/0}": {init("network-setup", "env[EGRESS_DENY].value"): "0.0.0.0/0"},
     "firecracker.vmm=qemu": {main("firecracker-vm", "env[VMM].value"): "qemu"},
@@ -76,12 +79,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
         main("code-server", "env[WORKSPACE_READ_ONLY].value"): "true",
         main("code-server", "volumeMounts[vm-data].readOnly"): True,
     },
-    "volumes.workspace.sizeLimit=256Mi": {main("code-server", "env[WORKSPACE_SIZE].value"): str(256 << 20)},
+    "volumes.workspace.sizeLimit=256Mi": {
+        main("code-server", "env[WORKSPACE_SIZE].value"): str(256 << 20),
+        LEFT: str(768 << 20),
+    },
     "volumes.kernels.sizeLimit=4G": {
         init("init-rootfs", "env[KERNELS_SIZE_LIMIT].value"): str(4 << 30),
         f"{POD}:spec.volumes[kernels].emptyDir.sizeLimit": str(4 << 30),
     },
-    "volumes.vmData.sizeLimit=8Gi": {f"{POD}:spec.volumes[vm-data].emptyDir.sizeLimit": "8Gi"},
+    "volumes.vmData.sizeLimit=8Gi": {
+        f"{POD}:spec.volumes[vm-data].emptyDir.sizeLimit": "8Gi",
+        LEFT: str(7 << 29),
+    },
     "restartPolicy=Never": {f"{POD}:spec.restartPolicy": "Never"},
     "serviceAccountName=learner": {f"{POD}:spec.serviceAccountName": "learner"},
     "runtimeClassName=kata": {f"{POD}:spec.runtimeClassName": "kata"},
@@ -135,7 +144,7 @@ def test_what_prepares_is_the_machine_of_the_session() -> None:
     """A snapshot is for equal machines only; one that is to be saved is neither paused nor given a workspace."""
     found = objects("-f", str(EVERYTHING))
     maker, user = environment(found, "prepare-snapshot"), environment(found, "firecracker-vm")
-    assert set(user) - set(maker) == {"WORKSPACE_PORT", "IDLE_PAUSE", "NETWORK_WAIT"}
+    assert set(user) - set(maker) == {"WORKSPACE_PORT", "IDLE_PAUSE", "CHECKPOINTS_LIMIT", "NETWORK_WAIT"}
     own = {"SHARED_DIR", "TMPDIR", "PREPARE_TIMEOUT", "SNAPSHOTS_LIMIT"}
     assert {name: value for name, value in maker.items() if name in user} == {
         name: value for name, value in user.items() if name in maker

@@ -14,6 +14,13 @@
 {{- end }}
 {{- end -}}
 
+{{/* Bytes of vmData that session disk and workspace leave; never 0, which would mean all that is free on the node. */}}
+{{- define "dozlab.checkpointsLimit" -}}
+{{- $v := .Values -}}
+{{- $kept := add (include "dozlab.bytes" $v.rootfs.diskSize | int64) (include "dozlab.bytes" $v.volumes.workspace.sizeLimit | int64) -}}
+{{- max 1 (sub (include "dozlab.bytes" $v.volumes.vmData.sizeLimit | int64) $kept) -}}
+{{- end -}}
+
 {{/* What a machine is, for the container that runs it and the one that prepares it: snapshots are for equal ones. */}}
 {{- define "dozlab.vmEnv" -}}
 {{- $v := .Values -}}
