@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from dozlab.firecracker_vm.machine import Drive, Spec
-from dozlab.firecracker_vm.qemu import QemuOptions, build_argv
+from dozlab.firecracker_vm.vmm.qemu import QemuOptions, build_argv
 from dozlab.images import kit
 from dozlab.images.snapshots import Snapshots
 from dozlab.images.store import Store

@@ -1,6 +1,6 @@
 """The machine above any VMM: what a back end must offer, and the pure state machine that judges how a boot ended.
 
-No I/O here. The back ends (`qemu.py`, `firecracker.py`) implement `Vmm`; `supervise.py` feeds `Lifecycle` with what the
+No I/O here. The back ends (`vmm/`) implement `Vmm`; `supervise.py` feeds `Lifecycle` with what the
 console and the VMM tell, and does what it decides.
 """
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dozlab.firecracker_vm.console import Console
-from dozlab.firecracker_vm.firecracker import Firecracker, find_binary
 from dozlab.firecracker_vm.inputs import find_kernel, readable
 from dozlab.firecracker_vm.machine import Accel, Spec, Vmm, VmmName
 from dozlab.firecracker_vm.markers import Marker
-from dozlab.firecracker_vm.qemu import BINARY, PACKAGE, Qemu, QemuOptions
 from dozlab.firecracker_vm.settings import Settings
+from dozlab.firecracker_vm.vmm.firecracker import Firecracker, find_binary
+from dozlab.firecracker_vm.vmm.qemu import BINARY, PACKAGE, Qemu, QemuOptions
 from dozlab.images.cmdline import probe_cmdline
 from dozlab.lib import proc, tasks
 from dozlab.lib.errors import DozlabError

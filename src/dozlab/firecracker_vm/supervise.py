@@ -16,14 +16,14 @@ from typing import Any
 
 from dozlab.firecracker_vm import guest, idle, inputs, network
 from dozlab.firecracker_vm.console import Console, Sink
-from dozlab.firecracker_vm.firecracker import Firecracker
 from dozlab.firecracker_vm.machine import Next, Spec, Vmm
 from dozlab.firecracker_vm.markers import Marker
 from dozlab.firecracker_vm.probe import Decision
-from dozlab.firecracker_vm.qemu import Qemu, QemuOptions
 from dozlab.firecracker_vm.running import Running
 from dozlab.firecracker_vm.settings import Settings
 from dozlab.firecracker_vm.verbs import Verbs
+from dozlab.firecracker_vm.vmm.firecracker import Firecracker
+from dozlab.firecracker_vm.vmm.qemu import Qemu, QemuOptions
 from dozlab.images.snapshots import Snapshot
 from dozlab.lib import tasks
 from dozlab.lib.control import ControlServer

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dozlab.firecracker_vm.firecracker import find_binary
 from dozlab.firecracker_vm.install import install_test_copy
+from dozlab.firecracker_vm.vmm.firecracker import find_binary
 from dozlab.lib import paths
 
 

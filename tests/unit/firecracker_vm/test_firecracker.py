@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dozlab.firecracker_vm.fc_api import RESOURCES, FirecrackerApi, build_body, parse_version
-from dozlab.firecracker_vm.firecracker import Firecracker, find_binary
 from dozlab.firecracker_vm.machine import Drive, Spec, VmmRefused
+from dozlab.firecracker_vm.vmm.fc_api import RESOURCES, FirecrackerApi, build_body, parse_version
+from dozlab.firecracker_vm.vmm.firecracker import Firecracker, find_binary
 from dozlab.lib.errors import DozlabError
 
 kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="needs /dev/kvm: be root or in group kvm")

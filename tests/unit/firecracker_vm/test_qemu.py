@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dozlab.firecracker_vm.machine import Drive, Spec, VmmRefused
-from dozlab.firecracker_vm.qemu import Qemu, QemuOptions, build_argv
+from dozlab.firecracker_vm.vmm.qemu import Qemu, QemuOptions, build_argv
 from dozlab.lib.errors import DozlabError
 
 QEMU = shutil.which("qemu-system-x86_64") or "qemu-system-x86_64 is not installed"

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dozlab.firecracker_vm.fc_api import FirecrackerApi
 from dozlab.firecracker_vm.machine import Exit, Spec, Vmm, VmmRefused
-from dozlab.firecracker_vm.process import VmmProcess
+from dozlab.firecracker_vm.vmm.fc_api import FirecrackerApi
+from dozlab.firecracker_vm.vmm.process import VmmProcess
 from dozlab.images.snapshots import MEMORY
 from dozlab.lib import paths
 from dozlab.lib.errors import DozlabError

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dozlab.firecracker_vm.machine import Accel, Exit, Spec, Vmm, VmmRefused
-from dozlab.firecracker_vm.process import VmmProcess
-from dozlab.firecracker_vm.qmp import Qmp
+from dozlab.firecracker_vm.vmm.process import VmmProcess
+from dozlab.firecracker_vm.vmm.qmp import Qmp
 from dozlab.lib.errors import DozlabError
 
 BINARY = "qemu-system-x86_64"
