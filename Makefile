@@ -15,7 +15,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help up down setup packages venv page firecracker image images release cluster-up cluster-down lint check web-test test \
-	test-firecracker test-cluster test-flux bench fmt docs lock clean
+	test-snapshots test-firecracker test-cluster test-flux bench fmt docs lock clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -93,6 +93,10 @@ test: EXTRA = $(TEST_PACKAGES)
 test: setup image ## Set-up, then all tests: check, web, real VM, real browser
 	@$(MAKE) --no-print-directory -j2 -O lint web-test
 	@$(BIN)/pytest tests/unit tests/chart tests/flux tests/machine tests/browser --ignore=tests/flux/test_controllers.py
+
+test-snapshots: EXTRA = $(TEST_PACKAGES)
+test-snapshots: setup image ## Twenty clones of one snapshot, and its faults: kills, full disks, damage (root)
+	@$(BIN)/pytest tests/snapshots
 
 test-firecracker: EXTRA = $(TEST_PACKAGES)
 test-firecracker: setup image ## Real Firecracker in an emulated machine

@@ -7,17 +7,25 @@ port of 127.0.0.1. Rounds alternate: ours, rival, ours, rival.
 
 With --snapshot: from a prepared snapshot against our own cold start, to SSH and to Docker; and against QEMU that loads
 the same state by hand (rivals/raw_restore.py), to Docker's first answer. That machine is nobody's: it has no identity.
+
+With --clones N: N sessions of 512 MiB from one snapshot, all started at once. Rival: one such session alone.
+
+With --nested: the component firecracker-vm with the real Firecracker, in an emulated machine (tests/firecracker): cold
+start against start from a snapshot, and what memory further sessions of one snapshot take.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +52,7 @@ LIMIT = 300.0
 PAUSE = 0.1
 """Seconds between two looks, the same for both."""
 CPUS, MEMORY, DISK = 2, 1024, 4 << 30
+CLONE_MEMORY, CLONE_DISK = 512, 2 << 30
 PARTS_OFF = ["--set", "codeServer.enabled=false", "--set", "terminal.enabled=false"]
 
 
@@ -229,12 +238,124 @@ def measure_snapshot(options: argparse.Namespace) -> Report:
     )  # fmt: skip
 
 
+def clone_up(command: Command, session: str, words: list[str]) -> float:
+    """Start one session and return the seconds from `dozlab up` to the first SSH banner. It stays."""
+    port, begun = free_port(), time.monotonic()
+    child = subprocess.Popen(
+        command.argv("up", session, "--no-docker-wait", "--set", f"publish.ssh={port}", *words),
+        env=command.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _, words_of_up = child.communicate(timeout=LIMIT)
+    if child.returncode != 0:
+        raise DozlabError(f"{session}: {(words_of_up.strip() or 'failed').splitlines()[-1]}")
+    while not banner(port):
+        if time.monotonic() - begun > LIMIT:
+            raise DozlabError(f"no SSH banner of {session} after {LIMIT:.0f} s")
+        time.sleep(PAUSE)
+    return round(time.monotonic() - begun, 2)
+
+
+def measure_clones(options: argparse.Namespace) -> Report:
+    """Start one session alone, then all of them at once."""
+    kit_dir = kit.ensure(paths.cache() / "kit", progress=say)
+    facts = machine(vmm_choice.decide(kit_dir, vmm="qemu").accel)
+    words = ["--set", f"vm.memory={CLONE_MEMORY}", "--set", f"vm.cpuCount={CPUS}", "--set",
+             f"rootfs.diskSize={CLONE_DISK}", "--set", "firecracker.vmm=qemu", *PARTS_OFF]  # fmt: skip
+    names = [f"bench-{os.getpid()}-{number:02}" for number in range(options.clones)]
+    with sessions() as command:
+        command.run("image", "prepare", *words)
+        load = round(os.getloadavg()[0], 2)
+        alone = clone_up(command, names[0], words)
+        command.run("down", names[0])
+        begun = time.monotonic()
+        with ThreadPoolExecutor(len(names)) as pool:
+            took = sorted(pool.map(lambda name: clone_up(command, name, words), names))
+        whole = round(time.monotonic() - begun, 2)
+        restored = sum("restored" in _vmm_detail(command, name) for name in names)
+    p50, p95 = (round(value, 2) for value in (statistics.median(took), percentile(took, 95)))
+    # Side by side they share the cores: N times the time of one alone is what one after the other would take.
+    share = round(whole / (alone * len(names)), 2)
+    return Report(
+        claim="from a snapshot many sessions start side by side",
+        rival="as many starts one after the other, each as quick as one alone",
+        machine={**facts, "load": load},
+        goals=[
+            Goal("sessions that began with the snapshot", restored, len(names), "at least"),
+            Goal("all at once over one after the other", share, 1.0),
+        ],
+        figures={
+            "alone": alone, "clones": len(names), "p50": p50, "p95": p95, "all": whole, "share": share, "up": took,
+        },
+        lines=[
+            f"  one alone: {alone:.2f} s from `dozlab up` to SSH",
+            f"  {len(names)} at once: p50 {p50:.2f} s, p95 {p95:.2f} s, the last after {whole:.2f} s",
+        ],
+    )  # fmt: skip
+
+
+def measure_nested(_options: argparse.Namespace) -> Report:
+    """Run the steps of tests/firecracker once, and look at how long they took."""
+    from tests.firecracker.test_nested import run_steps
+
+    facts = machine("kvm")
+    with scratch() as folder:
+        (folder / "nested").mkdir()
+        steps = run_steps(folder / "nested")
+    cold = {name: float(steps[name]["seconds"]) for name in ("ssh", "docker")}
+    quick = float(steps["restored"]["seconds"])
+    memory = steps["clones"]
+    alone = float(memory["alone"]["Pss"])
+    further = round((sum(each["Pss"] for each in memory["all"]) - alone) / (len(memory["all"]) - 1), 1)
+    to_docker, to_ssh = (round(cold[name] / quick, 1) for name in ("docker", "ssh"))
+    return Report(
+        claim="on Firecracker a session starts from a snapshot many times faster than it boots, and shares its memory",
+        rival="its own cold start; the first session of the snapshot",
+        machine={**facts, "processor of the guest": "nested SVM in an emulated machine"},
+        goals=[
+            Goal("cold start over snapshot, to Docker", to_docker, 10, "at least", "x"),
+            Goal("memory (PSS) of a further session over that of the first", round(further / alone, 2), 0.7),
+        ],
+        figures={
+            "snapshot_speedup_docker": to_docker, "snapshot_speedup_ssh": to_ssh, "cold": cold, "snapshot": quick,
+            "pss_alone": alone, "pss_further": further, "memory": memory,
+        },
+        lines=[
+            f"      cold: SSH {cold['ssh']:.1f} s, Docker {cold['docker']:.1f} s",
+            f"  snapshot: SSH and Docker {quick:.1f} s (looked at twice a second)",
+            f"  memory (PSS): {alone:.0f} MiB alone, {further:.0f} MiB for each further session of three",
+        ],
+    )  # fmt: skip
+
+
+def _vmm_detail(command: Command, session: str) -> str:
+    rows = json.loads(command.run("status", session, "-o", "json"))["stages"]
+    return next((str(row["detail"]) for row in rows if (row["stage"], row["event"]) == ("vmm", "done")), "")
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """Return the smallest value that `percent` percent of all do not exceed (nearest rank).
+
+    :raises ValueError: when there are none
+    """
+    if not values:
+        raise ValueError("nothing was measured")
+    return sorted(values)[max(0, -int(-len(values) * percent // 100) - 1)]
+
+
 def _shown(took: dict[str, Any]) -> str:
     return f"SSH {took['seconds']:.2f} s, Docker {took['stages']['dockerd']:.2f} s"
 
 
 def measure(options: argparse.Namespace) -> Report:
     """Run the rounds."""
+    if options.nested:
+        return measure_nested(options)
+    if options.clones:
+        return measure_clones(options)
     if options.snapshot:
         return measure_snapshot(options)
     kit_dir = kit.ensure(paths.cache() / "kit", progress=say)
@@ -274,4 +395,6 @@ if __name__ == "__main__":
     arguments.add_argument(
         "--snapshot", action="store_true", help="prepared snapshot, cold start, restore by hand (root)"
     )
+    arguments.add_argument("--clones", type=int, default=0, help="that many sessions from one snapshot at once")
+    arguments.add_argument("--nested", action="store_true", help="the real Firecracker, in an emulated machine")
     sys.exit(main(__doc__, measure, arguments))

@@ -53,10 +53,10 @@ def in_lab(module: str, *wrap: str) -> list[str]:
     return ["ip", "netns", "exec", NS, *wrap, sys.executable, "-m", module]
 
 
-def verb(name: str, **arguments: Any) -> dict[str, Any]:
+def verb(name: str, shared: Path = SHARED, **arguments: Any) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(30)
-        sock.connect(str(SHARED / "vm.sock"))
+        sock.connect(str(shared / "vm.sock"))
         sock.sendall(json.dumps({"v": 1, "verb": name, **arguments}).encode() + b"\n")
         with sock.makefile("rb") as file:
             answer = json.loads(file.readline())
@@ -125,6 +125,91 @@ def rights(pid: int) -> dict[str, Any]:
     return {"uid": int(uid[1]) if uid else -1, "caps": caps[1] if caps else ""}
 
 
+class Clone:
+    """A session of its own where the disks have the names that were saved: in mounts of its own, as sessions are."""
+
+    def __init__(self, number: int, blank: Path, disk: Path) -> None:
+        self.began = time.monotonic()
+        self.space, self.shared = f"clone{number}", Path(f"/run/clone{number}")
+        vm = ROOT / f"vm{number}"
+        shutil.copytree(ROOT / "vm", vm, ignore=lambda _folder, names: [n for n in names if "ext4" in n])
+        shutil.copytree(ROOT / "shared", self.shared)
+        run("cp", "--sparse=always", str(blank), str(vm / disk.relative_to(ROOT / "vm")))
+        run("chown", "-R", f"{UID}:{UID}", str(vm), str(self.shared))
+        add_network(self.space, f"10.8.{number + 1}")
+        binds = f"mount --bind {vm} {ROOT / 'vm'} && mount --bind {self.shared} {SHARED}"
+        inside = ["ip", "netns", "exec", self.space, "sh", "-c", f'{binds} && exec "$@"', "sh"]
+        run(
+            *inside,
+            "env",
+            *(f"{name}={value}" for name, value in ENV.items()),
+            sys.executable,
+            "-m",
+            "dozlab.network_setup",
+        )
+        environ = {**ENV, "SNAPSHOTS_DIR": str(ROOT / "snapshots")}
+        self.process = subprocess.Popen(
+            [*inside, *POWERLESS, sys.executable, "-m", "dozlab.firecracker_vm"], env=environ,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def ready(self) -> bool:
+        """Wait until it answers by SSH and Docker."""
+        while time.monotonic() - self.began < 120 and self.process.poll() is None:
+            try:
+                seen = verb("status", self.shared)
+                if seen.get("ssh") and seen.get("docker"):
+                    return True
+            except (OSError, ValueError):
+                pass
+            time.sleep(0.5)
+        return False
+
+    @property
+    def pid(self) -> int:
+        """Return its Firecracker's process id."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "firecracker")
+
+    def memory(self) -> dict[str, int]:
+        """Return what its Firecracker takes, in MiB (proc(5), smaps_rollup)."""
+        rows = [line.split() for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()[1:]]
+        return {row[0].rstrip(":"): int(row[1]) >> 10 for row in rows if row[0] in KINDS}
+
+    def end(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.process.wait(60)
+
+
+KINDS = ("Rss:", "Pss:", "Private_Dirty:")
+
+
+def clones(number: int, blank: Path, disk: Path) -> None:
+    """Start some sessions from the one snapshot and look at their memory: the first alone, then all."""
+    began = time.monotonic()
+    started = [Clone(0, blank, disk)]
+    ready = [started[0].ready()]
+    took = round(time.monotonic() - began, 1)
+    alone = started[0].memory()
+    for each in range(1, number):
+        started.append(Clone(each, blank, disk))
+        ready.append(started[each].ready())
+    found = [each.memory() for each in started]
+    for each_clone in started:
+        each_clone.end()
+    say("clones", began, ready=ready, alone=alone, all=found, first=took)
+
+
+def add_network(name: str, net: str) -> None:
+    """Make a network namespace with an uplink eth0 and a default route that leads nowhere."""
+    run("ip", "netns", "add", name)
+    run("ip", "link", "add", f"{name}-0", "type", "veth", "peer", "name", "eth0", "netns", name)
+    for line in (f"addr add {net}.2/24 dev eth0", "link set lo up", "link set eth0 up"):
+        run("ip", "-n", name, *line.split())
+    run("ip", "link", "set", f"{name}-0", "up")
+    run("ip", "-n", name, "route", "add", "default", "via", f"{net}.1")
+
+
 def prepare() -> None:
     began = time.monotonic()
     for module in ("kvm_amd", "tun", "veth"):
@@ -135,12 +220,7 @@ def prepare() -> None:
     for device in ("/dev/kvm", "/dev/net/tun"):
         run("chmod", "0666", device)
     run("chmod", "0644", "/dev/vda")
-    run("ip", "netns", "add", NS)
-    run("ip", "link", "add", "lab0", "type", "veth", "peer", "name", "eth0", "netns", NS)
-    for line in ("addr add 10.8.0.2/24 dev eth0", "link set lo up", "link set eth0 up"):
-        run("ip", "-n", NS, *line.split())
-    run("ip", "link", "set", "lab0", "up")
-    run("ip", "-n", NS, "route", "add", "default", "via", "10.8.0.1")
+    add_network(NS, "10.8.0")
     say("prepare", began, kvm=os.path.exists("/dev/kvm"))
 
 
@@ -173,6 +253,7 @@ def main() -> None:
     out.chmod(0o755)
     snapshots.Snapshots(ROOT / "snapshots").add(out)
 
+    clones(3, blank, disk)
     blank.rename(disk)
     vm = Vm(SNAPSHOTS_DIR=str(ROOT / "snapshots"))
     seen = vm.until(lambda status: bool(status.get("docker") and status.get("ssh")), 120)

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from dozlab.firecracker_vm.firecracker import find_binary
 from dozlab.firecracker_vm.inputs import join_archives
 from dozlab.firecracker_vm.install import install_test_copy
+from dozlab.firecracker_vm.vmm.firecracker import find_binary
 from dozlab.images import kit as kits
 from dozlab.images.cmdline import cmdline
 from dozlab.images.store import Store
@@ -140,7 +140,7 @@ class Outer:
         self.process.wait()
 
 
-def _run(folder: Path) -> dict[str, dict[str, Any]]:
+def run_steps(folder: Path) -> dict[str, dict[str, Any]]:
     """Run `inside.py` in a new L1 and return what each step saw.
 
     :raises OuterDied: when L1's own kernel broke (QEMU's emulated SVM, under load): not our fault
@@ -149,10 +149,10 @@ def _run(folder: Path) -> dict[str, dict[str, Any]]:
     began = time.monotonic()
     try:
         outer.wait()
-        sys.stdout.write(f"L1 answers after {time.monotonic() - began:.0f} s\n")
+        sys.stderr.write(f"L1 answers after {time.monotonic() - began:.0f} s\n")
         command = "mkdir -p /run/p && mount /dev/vdd /run/p && python3 /run/p/inside.py /run/p"
         done = outer.ssh(command, timeout=STEPS_DEADLINE)
-        sys.stdout.write(done.stdout)
+        sys.stderr.write(done.stdout)
         if done.returncode == 255 and any(word in outer.evidence() for word in ("Kernel panic", "BUG:", "Oops:")):
             raise OuterDied(outer.evidence())
         assert done.returncode == 0, f"inside.py: {done.stderr[-2000:]}\n{done.stdout[-4000:]}\n{outer.evidence()}"
@@ -170,10 +170,10 @@ class OuterDied(Exception):
 def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Return what each step saw; a second L1 is tried, said aloud, when the first one's own kernel broke."""
     try:
-        return _run(tmp_path_factory.mktemp("nested"))
+        return run_steps(tmp_path_factory.mktemp("nested"))
     except OuterDied as died:
-        sys.stdout.write(f"L1's own kernel broke; trying a second one\n{died}\n")
-    return _run(tmp_path_factory.mktemp("nested-again"))
+        sys.stderr.write(f"L1's own kernel broke; trying a second one\n{died}\n")
+    return run_steps(tmp_path_factory.mktemp("nested-again"))
 
 
 Steps = dict[str, dict[str, Any]]
@@ -234,6 +234,16 @@ def test_the_restored_machine_is_the_session_s_own(steps: Steps) -> None:
     assert name == "nested"
     assert abs(float(clock) - steps["guest"]["now"]) < 10  # SSH itself takes seconds here
     assert len(boot) == 36
+
+
+def test_sessions_of_one_snapshot_share_its_memory(steps: Steps) -> None:
+    """Firecracker maps the snapshot's memory: each further session takes what its guest has written since."""
+    seen = steps["clones"]
+    assert seen["ready"] == [True] * 3, seen
+    alone, together = seen["alone"], seen["all"]
+    further = (sum(each["Pss"] for each in together) - alone["Pss"]) / 2
+    assert 0 < further < alone["Pss"], seen
+    assert all(each["Private_Dirty"] < each["Rss"] for each in together), seen
 
 
 def test_pause_and_resume(steps: Steps) -> None:

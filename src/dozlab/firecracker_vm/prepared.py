@@ -148,8 +148,9 @@ class Prepared:
         off = await guest.set_clock(timeout=limit)
         log.info("the guest's clock differs by %.0f ms", off * 1000)
 
-    async def after_pause(self) -> None:
+    async def after_pause(self, delay: float) -> None:
         """Set the guest's clock, which stood still; a guest that cannot be told is none of our faults."""
+        await asyncio.sleep(delay)
         try:
             off = await self.guest.set_clock(timeout=ADOPT[self.decision.accel])
             log.info("the guest's clock is right again (%.0f ms)", off * 1000)

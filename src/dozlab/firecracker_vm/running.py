@@ -100,10 +100,12 @@ class Running:
         self.tell()
         self.set_clock()
 
-    def set_clock(self) -> None:
-        """Begin to set the clock of a guest that stood still."""
+    def set_clock(self, *, delay: float = 0.0) -> None:
+        """Begin to set the clock of a guest that stood still, after `delay` seconds."""
+        if self._clock:
+            self._clock.cancel()
         if self.life.reached_init:
-            self._clock = tasks.start(self.prepared.after_pause(), name="clock")
+            self._clock = tasks.start(self.prepared.after_pause(delay), name="clock")
 
     async def close(self) -> None:
         """End what was begun here."""

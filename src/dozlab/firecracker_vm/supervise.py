@@ -49,6 +49,8 @@ SERVICES: tuple[Stage, ...] = ("sshd", "dockerd")
 """What starts once init runs."""
 LACKS: dict[str, Stage] = {"the image has no sshd": "sshd", "the image has no Docker": "dockerd"}
 """What the kit's initramfs finds missing in an image: known at once, not after a long wait."""
+SECOND_LOOK = 15.0
+"""Seconds after a restore until the guest's clock is looked at again: the first look may be at a very busy time."""
 KEY_EVERY = 5.0
 """Seconds between two Ctrl-Alt-Del. systemd takes more than 7 within 2 s as an order to reset at once."""
 
@@ -168,6 +170,7 @@ class Supervisor:
                 self._on_marker(Marker("stage", "kernel"))
                 self._on_marker(Marker("stage", "init"))
                 self._docker_ready.set()
+                self.machine.set_clock(delay=SECOND_LOOK)
             watchers = [
                 tasks.start(self._watch_boot(vmm), name="watch-boot"),
                 tasks.start(self._watch_last_word(vmm), name="watch-last-word"),

@@ -34,6 +34,18 @@ def test_ratio_is_of_medians() -> None:
 
 
 @pytest.mark.parametrize(
+    ("count", "percent", "found"), [(20, 50, 10), (20, 95, 19), (20, 100, 20), (1, 95, 1), (3, 50, 2), (4, 1, 1)]
+)
+def test_percentile_is_the_nearest_rank(count: int, percent: float, found: float) -> None:
+    assert start.percentile([float(number) for number in range(count, 0, -1)], percent) == found
+
+
+def test_a_percentile_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        start.percentile([], 50)
+
+
+@pytest.mark.parametrize(
     ("argv", "role", "side"),
     [
         ("/usr/bin/pasta.avx2 --config-net", "pasta", "ours"),

@@ -1,0 +1,137 @@
+"""`kill -9` at random moments: a verb is started, and one of the processes that are at work for it is killed.
+
+To repeat a run set DOZLAB_TEST_SEED to the seed that a failure names. The moments are then the same, what
+is under way at each of them nearly so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support import Dozlab
+
+VICTIMS = ("command", "uplink", "supervisor", "firecracker-vm", "VMM")
+"""In the order in which they appear; uplink: the launcher, which becomes pasta."""
+
+
+def seed() -> int:
+    """Return the seed of this run."""
+    given = os.environ.get("DOZLAB_TEST_SEED", "")
+    return int(given) if given else random.SystemRandom().randrange(10**6)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One kill, `moment` seconds after the start or after what `kill_during` waits for; `lot` (0 to 1) draws whom."""
+
+    moment: float
+    lot: float
+
+
+def plans(rng: random.Random, count: int, seconds: float) -> list[Plan]:
+    """Return `count` kills: spread over the first `seconds` seconds, and over those who may be hit."""
+    lots = rng.sample(range(count), count)
+    return [
+        Plan(seconds * (number + rng.random()) / count, (lots[number] + rng.random()) / count)
+        for number in range(count)
+    ]
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What came of one kill. `victim` is empty where the verb had ended before; `said`: what the command printed."""
+
+    plan: Plan
+    victim: str
+    status: int
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.victim or 'nobody'} at {self.plan.moment:.2f} s"
+
+    @property
+    def errors(self) -> list[str]:
+        """Return its lines of error."""
+        return [line for line in self.said.splitlines() if line.startswith("error: ")]
+
+
+def kill_during(
+    command: Dozlab,
+    words: list[str],
+    session: Callable[[], Path | None],
+    plan: Plan,
+    after: Callable[[], bool] = lambda: True,
+) -> Killed:
+    """Start a verb, kill one process of those that work for it at that moment, and wait until the command has ended.
+
+    :param session: returns the state folder of the session it works on, where there is one yet
+    :param after: the moment counts from when this is true
+    """
+    process = command.popen(*words)
+    try:
+        while process.poll() is None and not after():
+            time.sleep(0.01)
+        time.sleep(plan.moment)
+        victim = ""
+        if process.poll() is None:
+            there = workers(process.pid, session())
+            names = [name for name in VICTIMS if name in there]
+            victim = names[int(plan.lot * len(names))]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(there[victim], signal.SIGKILL)
+        said, _ = process.communicate(timeout=240)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    return Killed(plan, victim, process.returncode, said)
+
+
+def workers(command: int, session: Path | None) -> dict[str, int]:
+    """Return what is at work now: `VICTIMS`' name -> pid."""
+    found = {"command": command}
+    leader = 0
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        leader = json.loads((session / "session.json").read_text())["pid"] if session else 0
+    if not leader or not os.path.exists(f"/proc/{leader}"):
+        return found
+    found["uplink"] = leader
+    for pid in _descendants(leader):
+        with contextlib.suppress(OSError):
+            argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            if "-m" in argv:
+                module = argv[argv.index("-m") + 1]
+                if module == "dozlab.session.supervisor":
+                    found["supervisor"] = pid
+                elif module == "dozlab.firecracker_vm":
+                    found["firecracker-vm"] = pid
+            elif "qemu-system" in argv[0] or argv[0].endswith("/firecracker"):
+                found["VMM"] = pid
+    return found
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    try:
+        children = [
+            word for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return
+    for child in children:
+        yield int(child)
+        yield from _descendants(int(child))
+
+
+def at_work(word: str) -> list[str]:
+    """Return the command lines of processes that name a session: nobody must be left of one that was removed."""
+    done = subprocess.run(["pgrep", "-af", f"(^|[ =/]){word}( |,|/|$)"], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
