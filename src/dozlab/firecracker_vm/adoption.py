@@ -105,18 +105,19 @@ class Guest:
         """Let the guest settle and close what only a session may open."""
         await self.call("prepare", timeout=timeout)
 
-    async def adopt(self, identity: Mapping[str, bytes], env: str, *, timeout: float) -> None:
-        """Give the guest a session's identity; its key is another one then.
+    async def adopt(self, identity: Mapping[str, bytes], env: str, *, timeout: float) -> bool:
+        """Give the guest a session's identity; its key is another one then. Return whether it had a Docker to rename.
 
         :param identity: name -> content of the files that `apply-identity` reads
         :param env: text of /run/dozlab/env, empty where there is no workspace
         """
         successor = new_token()
         files = {name: base64.b64encode(data).decode() for name, data in identity.items()}
-        await self.call(
+        answer = await self.call(
             "adopt", timeout=timeout, time=0.0, token_next=successor, entropy=_entropy(), identity=files, env=env
         )
         self.token = successor
+        return answer.get("docker") is not False
 
     async def refresh(self, *, timeout: float) -> None:
         """Tell a guest that has gone back to a checkpoint the time, and give it entropy it has not had yet."""

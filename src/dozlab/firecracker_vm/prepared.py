@@ -43,6 +43,8 @@ class Prepared:
         self.guest = Guest(str(settings.vm_ip), self._token)
         self.why = "the guest ended before it was saved"
         self._made = False
+        self.has_docker = True
+        """False once an adopted guest has said that it has none."""
         self._disk: SessionDisk | None = None
         self.checkpoints = Checkpoints(settings.vm_data / "disk/checkpoints", settings.checkpoints_limit)
 
@@ -144,7 +146,7 @@ class Prepared:
         env = ""
         if settings.workspace_port:
             env = f"DOZLAB_GATEWAY={settings.gateway_ip}\nDOZLAB_WORKSPACE_PORT={settings.workspace_port}\n"
-        await guest.adopt(adoption.read_identity(settings.shared), env, timeout=limit)
+        self.has_docker = await guest.adopt(adoption.read_identity(settings.shared), env, timeout=limit)
         off = await guest.set_clock(timeout=limit)
         log.info("the guest's clock differs by %.0f ms", off * 1000)
 

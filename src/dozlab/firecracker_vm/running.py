@@ -32,6 +32,8 @@ class Running:
         self.vmm: Vmm | None = None
         self.spec: Spec | None = None
         self.ssh = self.docker = self.restored = False
+        self.up = False
+        """The VMM has begun to run the guest: from then on its end is looked at."""
         self.paused = ""
         """Why it stands still: asked, idle, disk or saving; empty when it does not."""
         self.how, self.name = "boot", ""

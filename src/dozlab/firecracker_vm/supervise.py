@@ -47,7 +47,8 @@ DISK_ROOM = 64 << 20
 """Bytes that must be free on the host before a guest that was paused for lack of them goes on."""
 SERVICES: tuple[Stage, ...] = ("sshd", "dockerd")
 """What starts once init runs."""
-LACKS: dict[str, Stage] = {"the image has no sshd": "sshd", "the image has no Docker": "dockerd"}
+NO_DOCKER = "the image has no Docker"
+LACKS: dict[str, Stage] = {"the image has no sshd": "sshd", NO_DOCKER: "dockerd"}
 """What the kit's initramfs finds missing in an image: known at once, not after a long wait."""
 SECOND_LOOK = 15.0
 """Seconds after a restore until the guest's clock is looked at again: the first look may be at a very busy time."""
@@ -169,6 +170,8 @@ class Supervisor:
             if snapshot:
                 self._on_marker(Marker("stage", "kernel"))
                 self._on_marker(Marker("stage", "init"))
+                if not self._prepared.has_docker:
+                    self._on_marker(Marker("note", NO_DOCKER))
                 self._docker_ready.set()
                 self.machine.set_clock(delay=SECOND_LOOK)
             watchers = [
@@ -179,6 +182,7 @@ class Supervisor:
                 tasks.start(self._watch_ssh(), name="watch-ssh"),
                 tasks.start(self._watch_docker(), name="watch-docker"),
             ]
+            self.machine.up = True
             if settings.snapshot_out:
                 watchers.append(tasks.start(self._watch_prepare(vmm, spec), name="watch-prepare"))
             end = await vmm.wait()
@@ -187,7 +191,7 @@ class Supervisor:
             await tasks.stop([*watchers, reader])
             await vmm.end()
             self.machine.vmm = None
-            self.machine.ssh = self.machine.docker = False
+            self.machine.up = self.machine.ssh = self.machine.docker = False
             await self.machine.relay.shut()
         log.info("%s ended: status %d %s", self.decision.vmm, end.code, end.told)
         return self.life.ended(end, time.monotonic(), self.console.summary())

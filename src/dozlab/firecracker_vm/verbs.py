@@ -76,7 +76,7 @@ class Verbs:
             machine.life.may_reset()
             back = machine.prepared.checkpoints.find(name) if name else None
             vmm = machine.vmm
-            if not vmm:
+            if not vmm or not machine.up:
                 raise DozlabError("cannot set the machine back: it is starting")
             disk = machine.prepared.disk
             source = back.disk if back else disk.clean

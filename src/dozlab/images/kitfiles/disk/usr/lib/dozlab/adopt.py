@@ -189,7 +189,7 @@ def adopt(state: State, request: Request) -> Request:
         write("/run/dozlab/env", request["env"].encode())
         later.append("dozlab-workspace.service")
     state.later = later
-    return {}
+    return {"docker": bool(state.docker_id)}
 
 
 def apply_identity(files: dict[str, bytes]) -> None:
