@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,6 +89,34 @@ def test_no_session_can_change_what_others_begin_from(kube: Kube, third: str) ->
     assert kube.exec(third, "firecracker-vm", "ls", store).split()
     done = kube.kubectl("exec", pod(third), "-c", "firecracker-vm", "--", "touch", f"{store}/x", check=False)
     assert "Read-only file system" in done.stderr
+
+
+def test_the_machine_is_saved_and_goes_back_by_exec(kube: Kube, third: str) -> None:
+    """The verbs of `dozlab checkpoint`, `reset`, `pause` and `resume`, asked of the container that owns the machine."""
+
+    def ask(*words: str) -> str:
+        return kube.exec(third, "firecracker-vm", "dozlab-run", "firecracker-vm", *words)
+
+    def status() -> Any:
+        return json.loads(ask("status"))
+
+    kube.guest(third, "echo saved > /run/mark")
+    assert ask("checkpoint", "one").startswith("checkpoint one: ")
+    kube.guest(third, "echo later > /run/mark")
+    boots = status()["boots"]
+    assert ask("reset", "one") == "going back to checkpoint one\n"
+    until(lambda: status()["boots"] > boots and status()["ssh"], what="the machine of the checkpoint", seconds=120)
+    assert (status()["how"], status()["restored"]) == ("checkpoint", True)
+    kube.wait_ready(third)
+    assert kube.guest(third, "cat /run/mark").strip() == "saved"
+    assert ask("pause") == "the machine is paused\n"
+    assert kube.exec(third, "terminal-sidecar", "cat", "/shared/vm.json").count('"paused": "asked"') == 1
+    assert ask("resume") == "the machine is running\n"
+    refused = kube.kubectl(
+        "exec", pod(third), "-c", "firecracker-vm", "--", "dozlab-run", "firecracker-vm", "reset", "two", check=False
+    )
+    assert "firecracker-vm: no checkpoint two; there are: one" in refused.stderr
+    assert {kube.container(third, name)["restartCount"] for name in ("firecracker-vm", "terminal-sidecar")} == {0}
 
 
 def _upgrade(kube: Kube, session: str, *words: str, check: bool = True) -> Any:

@@ -53,11 +53,11 @@ def in_lab(module: str, *wrap: str) -> list[str]:
     return ["ip", "netns", "exec", NS, *wrap, sys.executable, "-m", module]
 
 
-def verb(name: str, shared: Path = SHARED, **arguments: Any) -> dict[str, Any]:
+def verb(what: str, shared: Path = SHARED, **arguments: Any) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(30)
+        sock.settimeout(240 if what == "checkpoint" else 30)
         sock.connect(str(shared / "vm.sock"))
-        sock.sendall(json.dumps({"v": 1, "verb": name, **arguments}).encode() + b"\n")
+        sock.sendall(json.dumps({"v": 1, "verb": what, **arguments}).encode() + b"\n")
         with sock.makefile("rb") as file:
             answer = json.loads(file.readline())
     assert isinstance(answer, dict)
@@ -263,6 +263,16 @@ def main() -> None:
     began = time.monotonic()
     paused = verb("pause").get("state")
     say("pause", began, paused=paused, resumed=verb("resume").get("state"))
+    began = time.monotonic()
+    ask("echo saved > /run/mark")
+    saved = verb("checkpoint", name="one")
+    say("checkpoint", began, **saved)
+    began = time.monotonic()
+    ask("echo later > /run/mark")
+    vm.began = time.monotonic()
+    boots = verb("reset", name="one").get("boots")
+    seen = vm.until(lambda status: bool(status.get("boots") != boots and status.get("ssh")), 200)
+    say("reset", began, **seen, mark=ask("cat /run/mark; date +%s.%N"), now=time.time())
     began = time.monotonic()
     vm.process.send_signal(signal.SIGTERM)
     say("stop", began, **vm.end(), left=vmm_pid())

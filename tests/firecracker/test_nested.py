@@ -246,6 +246,17 @@ def test_sessions_of_one_snapshot_share_its_memory(steps: Steps) -> None:
     assert all(each["Private_Dirty"] < each["Rss"] for each in together), seen
 
 
+def test_a_checkpoint_and_the_way_back_to_it(steps: Steps) -> None:
+    """Memory included: the mark lay in a tmpfs. The clock is the host's, as far as a look through SSH can tell."""
+    (made,) = steps["checkpoint"]["checkpoints"]
+    assert made["name"] == "one"
+    seen = steps["reset"]
+    assert (seen["ssh"], seen["restored"], seen["how"]) == (True, True, "checkpoint"), seen
+    mark, clock = seen["mark"].split()
+    assert mark == "saved"
+    assert abs(float(clock) - seen["now"]) < 20, seen
+
+
 def test_pause_and_resume(steps: Steps) -> None:
     assert (steps["pause"]["paused"], steps["pause"]["resumed"]) == ("paused", "running")
 
