@@ -46,7 +46,7 @@ def running(session: Placed) -> None:
 
     def settled() -> bool:
         status = session.json("status", SESSION)
-        return bool(status["vm"].get("ssh")) or status["state"] in ("stopped", "failed")
+        return bool(status["vm"].get("ssh")) or status["state"] in ("stopped", "failed", "dead")
 
     until(settled, what="the session to end or to answer", seconds=90)
     if not session.json("status", SESSION)["vm"].get("ssh"):

@@ -111,17 +111,19 @@ class Guest:
         :param identity: name -> content of the files that `apply-identity` reads
         :param env: text of /run/dozlab/env, empty where there is no workspace
         """
-        successor = new_token()
-        files = {name: base64.b64encode(data).decode() for name, data in identity.items()}
+        successor, files = new_token(), _encoded(identity)
         answer = await self.call(
             "adopt", timeout=timeout, time=0.0, token_next=successor, entropy=_entropy(), identity=files, env=env
         )
         self.token = successor
         return answer.get("docker") is not False
 
-    async def refresh(self, *, timeout: float) -> None:
-        """Tell a guest that has gone back to a checkpoint the time, and give it entropy it has not had yet."""
-        await self.call("refresh", timeout=timeout, time=0.0, entropy=_entropy())
+    async def refresh(self, identity: Mapping[str, bytes], *, timeout: float) -> None:
+        """Tell a guest that has gone back to a checkpoint the time, and give it entropy it has not had yet.
+
+        :param identity: as for `adopt`; the session may have been started anew since, and its client key with it
+        """
+        await self.call("refresh", timeout=timeout, time=0.0, entropy=_entropy(), identity=_encoded(identity))
 
     async def set_clock(self, *, timeout: float) -> float:
         """Set the guest's clock to ours; return by how many seconds it differs then (half of the way there assumed).
@@ -146,6 +148,10 @@ class Guest:
         if not isinstance(shown, float):
             raise DozlabError("the guest does not tell its time")
         return back - asked, shown - (asked + back) / 2
+
+
+def _encoded(identity: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: base64.b64encode(data).decode() for name, data in identity.items()}
 
 
 def _entropy() -> str:

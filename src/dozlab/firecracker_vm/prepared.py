@@ -138,7 +138,7 @@ class Prepared:
 
     async def _refresh(self, guest: Guest) -> None:
         limit = ADOPT[self.decision.accel]
-        await guest.refresh(timeout=limit)
+        await guest.refresh(adoption.read_identity(self.settings.shared), timeout=limit)
         await guest.set_clock(timeout=limit)
 
     async def _adopt(self, guest: Guest) -> None:
@@ -207,7 +207,8 @@ class Prepared:
                     await asyncio.to_thread(_finish, made, spec.drives[-1].path, self.guest.token, wanted)
                 finally:
                     await vmm.resume()
-                return await asyncio.to_thread(self.checkpoints.finish, name)
+                # Not in a thread: one that is not waited for would go on beside `abandon`.
+                return self.checkpoints.finish(name)
             finally:
                 self.checkpoints.abandon(name)
         except OSError as error:

@@ -78,6 +78,11 @@ class Running:
         async with self._alone:
             yield
 
+    async def settled(self) -> None:
+        """Wait until no verb is under way."""
+        async with self._alone:
+            pass
+
     async def pause(self, why: str) -> None:
         """Stop the vCPUs.
 

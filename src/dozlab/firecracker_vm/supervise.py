@@ -289,6 +289,7 @@ class Supervisor:
         if self.life.reached_init:
             with contextlib.suppress(TimeoutError, DozlabError):
                 async with asyncio.timeout(self.settings.stop_grace):
+                    await self.machine.settled()  # a checkpoint that is being written is not spoilt
                     await vmm.resume()
                     while True:
                         await vmm.press_ctrl_alt_del()

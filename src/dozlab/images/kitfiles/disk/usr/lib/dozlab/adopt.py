@@ -174,7 +174,7 @@ def adopt(state: State, request: Request) -> Request:
     set_clock(request)
     reseed(base64.b64decode(request["entropy"]))
     state.token = request["token_next"]
-    apply_identity({name: base64.b64decode(text) for name, text in request["identity"].items()})
+    apply_identity(decoded(request["identity"]))
     for pid in state.held:
         os.kill(pid, signal.SIGHUP)
         os.kill(pid, signal.SIGCONT)
@@ -190,6 +190,11 @@ def adopt(state: State, request: Request) -> Request:
         later.append("dozlab-workspace.service")
     state.later = later
     return {"docker": bool(state.docker_id)}
+
+
+def decoded(identity: dict[str, str]) -> dict[str, bytes]:
+    """Return name -> content."""
+    return {name: base64.b64decode(text) for name, text in identity.items()}
 
 
 def apply_identity(files: dict[str, bytes]) -> None:
@@ -217,9 +222,10 @@ def afterwards(state: State) -> None:
 
 
 def refresh(_state: State, request: Request) -> Request:
-    """Go on after a return to a checkpoint: the same machine, but later, and with other random numbers."""
+    """Go on after a return to a checkpoint: the same machine, but later, with other random numbers and today's keys."""
     set_clock(request)
     reseed(base64.b64decode(request["entropy"]))
+    apply_identity(decoded(request["identity"]))
     threading.Thread(target=touch_workspace, daemon=True).start()
     return {}
 
