@@ -92,11 +92,11 @@ check: lint page ## Lint and unit tests: under a minute or two
 test: EXTRA = $(TEST_PACKAGES)
 test: setup image ## Set-up, then all tests: check, web, real VM, real browser
 	@$(MAKE) --no-print-directory -j2 -O lint web-test
-	@$(BIN)/pytest tests/unit tests/chart tests/flux tests/machine tests/browser --ignore=tests/flux/test_controllers.py
+	@$(BIN)/pytest tests/unit tests/chart tests/flux tests/machine tests/browser --ignore=tests/flux/test_controllers.py --durations=15
 
 test-snapshots: EXTRA = $(TEST_PACKAGES)
 test-snapshots: setup image ## Twenty clones of one snapshot, and its faults: kills, full disks, damage (root)
-	@$(BIN)/pytest tests/snapshots
+	@$(BIN)/pytest tests/snapshots --durations=10
 
 test-firecracker: EXTRA = $(TEST_PACKAGES)
 test-firecracker: setup image ## Real Firecracker in an emulated machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib.util
 import json
 import time
@@ -162,6 +163,23 @@ def test_an_identity_goes_where_the_table_says_and_nowhere_else(
     assert (tmp_path / "target").read_bytes() == b"secret"  # the link is replaced, not followed
     assert (tmp_path / "target").stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["identity", "key", "table", "target"]
+
+
+def test_a_return_to_a_checkpoint_lets_todays_keys_in(adopt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session may have been started again since, with another client key."""
+    done: list[Any] = []
+    monkeypatch.setattr(adopt, "set_clock", lambda request: done.append(request["time"]))
+    monkeypatch.setattr(adopt, "reseed", done.append)
+    monkeypatch.setattr(adopt, "apply_identity", done.append)
+    monkeypatch.setattr(adopt, "touch_workspace", lambda: None)
+    request = {
+        "verb": "refresh", "token": "key", "time": 5.0, "entropy": base64.b64encode(b"noise").decode(),
+        "identity": {"authorized_keys": base64.b64encode(b"new key").decode()},
+    }  # fmt: skip
+    state = adopt.State("key")
+    assert adopt.answer(state, json.dumps(request).encode())["ok"] is True
+    assert done == [5.0, b"noise", {"authorized_keys": b"new key"}]
+    assert state.token == "key"
 
 
 def test_the_table_of_the_kit_is_whole() -> None:
