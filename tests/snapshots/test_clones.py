@@ -23,6 +23,7 @@ from tests.snapshots.conftest import BARE, clock_difference, folder_of, left_of_
 from tests.snapshots.world import NAME, Placed, World
 from tests.support import until
 
+pytestmark = pytest.mark.timeout(1200)  # the fixture's five waves count as the first test's
 CLONES = tuple(f"clone-{number:02}" for number in range(20))
 WORDS = [*BARE, "--set", "vm.memory=512", "--set", "vm.cpuCount=1", "--set", "rootfs.diskSize=2G"]
 AT_A_TIME = 4

@@ -142,7 +142,7 @@ def outcomes(quick: Placed) -> Iterator[dict[str, list[Outcome]]]:
             shutil.rmtree(each)
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("verb", ["prepare", "load"])
 @pytest.mark.parametrize("number", range(15))
 def test_a_kill_leaves_all_whole(outcomes: dict[str, list[Outcome]], verb: str, number: int) -> None:
