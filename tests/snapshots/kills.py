@@ -1,7 +1,7 @@
 """`kill -9` at random moments: a verb is started, and one of the processes that are at work for it is killed.
 
-The moments are drawn from a fixed seed, so that a change is judged by the same ones as the one before it; what is under way
-at each of them differs a little. DOZLAB_TEST_SEED draws others: any number, or `random`.
+The moments are drawn from a fixed seed, so that a change is judged by the same ones as the one before it; what is
+under way at each of them differs a little. DOZLAB_TEST_SEED draws others: any number, or `random`.
 """
 
 from __future__ import annotations
