@@ -15,7 +15,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help up down setup packages venv page firecracker image images release cluster-up cluster-down lint check web-test test \
-	test-snapshots test-firecracker test-cluster test-flux bench fmt docs lock clean
+	test-snapshots test-kills test-firecracker test-cluster test-flux bench fmt docs lock clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -95,8 +95,12 @@ test: setup image ## Set-up, then all tests: check, web, real VM, real browser
 	@$(BIN)/pytest tests/unit tests/chart tests/flux tests/machine tests/browser --ignore=tests/flux/test_controllers.py --durations=15
 
 test-snapshots: EXTRA = $(TEST_PACKAGES)
-test-snapshots: setup image ## Twenty clones of one snapshot, and its faults: kills, full disks, damage (root)
-	@$(BIN)/pytest tests/snapshots --durations=10
+test-snapshots: setup image ## Twenty clones of one snapshot, and its faults: full disks, damage, a wrong clock (root)
+	@$(BIN)/pytest tests/snapshots --ignore-glob='*kills.py' --durations=10
+
+test-kills: EXTRA = $(TEST_PACKAGES)
+test-kills: setup image ## kill -9 at many moments of prepare, load and checkpoint (root; not in CI, see CONTRIBUTING)
+	@$(BIN)/pytest tests/snapshots/test_kills.py tests/snapshots/test_checkpoint_kills.py
 
 test-firecracker: EXTRA = $(TEST_PACKAGES)
 test-firecracker: setup image ## Real Firecracker in an emulated machine
