@@ -56,6 +56,7 @@ def prepare(name: str, files: tuple[Path, ...], sets: tuple[str, ...], again: bo
     NAME, -f and --set are those of `dozlab up` (its --image, default dozlab-vm). The snapshot serves sessions with the
     same vm.cpuCount, vm.memory, rootfs.diskSize and network addresses; all others boot, as with `dozlab up --cold`.
     """
+    from dozlab.images.snapshots import SIZE_LIMIT
     from dozlab.session import image_choice, preparing
 
     stages = output.Stages(time.time())
@@ -68,7 +69,7 @@ def prepare(name: str, files: tuple[Path, ...], sets: tuple[str, ...], again: bo
         click.echo(f"{what} was prepared {age} ago; to do it anew: --again")
         return
     for each in done.gone:
-        output.say(f"removed {preparing.describe(each)}: all take at most {format_size(preparing.SIZE_LIMIT)} together")
+        output.say(f"removed {preparing.describe(each)}: all take at most {format_size(SIZE_LIMIT)} together")
     use = same_machine(["dozlab", "up", *(["--image", name] if name else [])], files, sets)
     click.echo(f"{what} prepared in {format_seconds(done.seconds)}; start from it: {use}")
 

@@ -7,9 +7,8 @@ import time
 import click
 
 from dozlab.cli.session_commands import session_id
+from dozlab.firecracker_vm.checkpoints import DEFAULT
 from dozlab.lib.units import format_seconds, format_size
-
-CHECKPOINT = "checkpoint"
 
 
 @click.command()
@@ -34,7 +33,7 @@ def resume(session_id: str) -> None:
 
 @click.command()
 @session_id
-@click.argument("name", default=CHECKPOINT)
+@click.argument("name", default=DEFAULT)
 @click.option("--rm", "remove", is_flag=True, help="Remove that checkpoint instead.")
 def checkpoint(session_id: str, name: str, remove: bool) -> None:
     """Save a running machine as it is, to go back to it with `dozlab reset`.

@@ -27,6 +27,7 @@ from dozlab.code_server.settings import Settings
 from dozlab.lib import tasks
 from dozlab.lib.errors import DozlabError
 from dozlab.lib.proc import Child
+from dozlab.lib.tcp import outlive_a_pause
 from dozlab.lib.units import MIB, format_size
 
 MAX_CONNECTIONS = 4  # sshfs uses one; a restored guest leaves its old one behind
@@ -37,7 +38,6 @@ SHARE = 20  # a measurement that takes t seconds is not repeated for SHARE * t: 
 OPEN_FILES = 512
 
 _IP_FREEBIND = 15  # ip(7): the tap's address may come later
-_NEVER = (1 << 31) - 1  # milliseconds, 24 days: a guest may be paused with our bytes on their way (TCP_USER_TIMEOUT)
 _TCP_INFO_BYTES_RECEIVED = 128  # offset of tcpi_bytes_received (u64) in struct tcp_info, linux/tcp.h
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Bridge:
         while len(self._connections) >= MAX_CONNECTIONS:  # the newest wins: an old one may be a dead guest's
             await self._end(self._connections[0])
         peer.setblocking(True)  # sftp-server's side of it; we only ask for counters and shut it down
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _NEVER)
+        outlive_a_pause(peer)
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         downs = self._downs()
         argv, fds = self._command()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dozlab.firecracker_vm.checkpoints import DEFAULT, SAVE_LIMIT
 from dozlab.lib.control import call
 from dozlab.lib.units import format_size
 
@@ -21,8 +22,6 @@ VERBS = {
     "reset": "set it back to checkpoint NAME, or with none to the clean image",
     "forget": "remove checkpoint NAME",
 }
-DEFAULT = "checkpoint"
-_LIMIT = 330.0
 
 
 def main(words: list[str]) -> int:
@@ -38,7 +37,7 @@ def main(words: list[str]) -> int:
             one.add_argument("name", nargs="?", default="" if verb == "reset" else DEFAULT)
     told = vars(parser.parse_args(words))
     path = Path(os.environ.get("SHARED_DIR", "/shared")) / "vm.sock"
-    answer = asyncio.run(call(path, told["verb"], timeout=_LIMIT, name=told.get("name", "")))
+    answer = asyncio.run(call(path, told["verb"], timeout=SAVE_LIMIT, name=told.get("name", "")))
     sys.stdout.write(f"{describe(told['verb'], told.get('name', ''), answer)}\n")
     return 0
 

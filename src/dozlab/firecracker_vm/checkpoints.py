@@ -6,7 +6,6 @@ it replaces goes away afterwards, so that a crash at any moment leaves the old o
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,14 @@ from pathlib import Path
 from dozlab.images import snapshots
 from dozlab.images.snapshots import Snapshot
 from dozlab.lib.errors import DozlabError
-from dozlab.lib.files import sync_dir
 from dozlab.lib.names import SESSION_ID
 from dozlab.lib.units import format_size
 
-_NEW, _OLD = ".new.", ".old."
+DEFAULT = "checkpoint"
+"""Name of one that was given none."""
+SAVE_LIMIT = 330.0
+"""Seconds a verb of the machine may take: more than its VMM is given to save it."""
+_NEW = ".new."
 
 
 def check_name(name: object) -> str:
@@ -45,19 +47,11 @@ class Checkpoints:
             return
         for path in self.folder.glob(f"{_NEW}*"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self.folder.glob(f"{_OLD}*"):
-            target = self.folder / path.name.removeprefix(_OLD)
-            if target.exists():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.rename(target)
+        snapshots.recover(self.folder)
 
     def ls(self) -> list[Snapshot]:
         """Return the whole ones, the newest first; a checkpoint's name is its folder's."""
-        if not self.folder.is_dir():
-            return []
-        found = [snapshots.load(path) for path in self.folder.iterdir() if not path.name.startswith(".")]
-        return sorted((each for each in found if each), key=lambda each: (-each.created, each.folder.name))
+        return snapshots.whole(self.folder)
 
     def find(self, name: str) -> Snapshot:
         """Return one by its name.
@@ -102,14 +96,7 @@ class Checkpoints:
         made, target = self.folder / f"{_NEW}{name}", self.folder / name
         if snapshots.load(made) is None:
             raise DozlabError(f"checkpoint {name} is not whole")
-        for path in made.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        if target.exists():
-            target.rename(self.folder / f"{_OLD}{name}")
-        made.rename(target)
-        sync_dir(self.folder)
-        self.recover()
+        snapshots.take_place(made, target)
         return self.find(name)
 
     def abandon(self, name: str) -> None:
@@ -123,9 +110,7 @@ class Checkpoints:
         """
         if not (self.folder / check_name(name)).is_dir():
             self.find(name)
-        gone = self.folder / f"{_NEW}{name}"
-        (self.folder / name).rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        snapshots.discard(self.folder / name)
 
 
 def shown(found: Sequence[Snapshot]) -> list[dict[str, object]]:

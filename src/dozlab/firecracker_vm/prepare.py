@@ -21,9 +21,10 @@ from pathlib import Path
 from dozlab.firecracker_vm import inputs
 from dozlab.firecracker_vm.inputs import Inputs
 from dozlab.firecracker_vm.machine import Spec
+from dozlab.firecracker_vm.prepared import Prepared
 from dozlab.firecracker_vm.probe import Decision, decide
 from dozlab.firecracker_vm.settings import Settings
-from dozlab.firecracker_vm.snapshot import SessionDisk, needs
+from dozlab.firecracker_vm.snapshot import SessionDisk
 from dozlab.firecracker_vm.supervise import Supervisor
 from dozlab.images.snapshots import DESCRIPTION, Needs, Snapshots, Unfit, key
 from dozlab.lib import tasks
@@ -95,10 +96,8 @@ async def make(settings: Settings) -> str:
 
 
 def _needs(settings: Settings, decision: Decision, found: Inputs) -> Needs:
-    words = inputs.words(settings, decision.vmm, decision.accel, workspace_port=0)
-    base = str(inputs.read_object(settings.shared / "rootfs.json", "run init-rootfs first").get("digest", ""))
-    spec = Spec(found.kernel, found.initrd, words, found.drives, settings.cpus, settings.memory, settings.tap, "")
-    return needs(decision, spec, base=base, kit=settings.kit, told_kernel=settings.kernel is not None)
+    spec = Spec(found.kernel, found.initrd, "", found.drives, settings.cpus, settings.memory, settings.tap, "")
+    return Prepared(settings, decision).prepared_needs(spec)
 
 
 def _has(store: Snapshots, wanted: Needs) -> bool:

@@ -77,12 +77,13 @@ class Prepared:
         if not self.settings.snapshots or self.settings.snapshot_out or not self.disk.fresh:
             return None
         try:
-            return Snapshots(self.settings.snapshots).find(self._prepared_needs(spec))
+            return Snapshots(self.settings.snapshots).find(self.prepared_needs(spec))
         except Unfit as error:
             log.info("booting: %s", error)
             return None
 
-    def _prepared_needs(self, spec: Spec) -> Needs:
+    def prepared_needs(self, spec: Spec) -> Needs:
+        """Return what a prepared snapshot for this machine needs: it was booted without a workspace."""
         words = inputs.words(self.settings, self.decision.vmm, self.decision.accel, workspace_port=0)
         return self._needs(replace(spec, cmdline=words))
 
@@ -182,7 +183,7 @@ class Prepared:
         assert out
         await vmm.pause()
         await vmm.save(out / snapshots.STATE)
-        await asyncio.to_thread(_finish, out, spec.drives[-1].path, self._token, self._prepared_needs(spec))
+        await asyncio.to_thread(_finish, out, spec.drives[-1].path, self._token, self.prepared_needs(spec))
         self._made = True
 
     async def save_checkpoint(self, vmm: Vmm, spec: Spec, name: str) -> Snapshot:

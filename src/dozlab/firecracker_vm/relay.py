@@ -9,6 +9,7 @@ import socket
 
 from dozlab.lib import tasks
 from dozlab.lib.errors import DozlabError
+from dozlab.lib.tcp import outlive_a_pause
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +18,6 @@ _CHUNK = 64 * 1024
 _CONNECT = 10.0
 _LOOK = 0.5
 """Seconds between two looks whether a client that waits for a paused guest is still there."""
-_NEVER = (1 << 31) - 1
-"""TCP_USER_TIMEOUT (tcp(7)) in milliseconds, 24 days: what is under way to a guest when it is paused ends nothing."""
 
 
 class Relay:
@@ -110,8 +109,7 @@ class Relay:
                 log.info("SSH relay: the guest does not answer (%s)", error or "timed out")
                 return
             with contextlib.closing(to_guest):
-                sock = to_guest.get_extra_info("socket")
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _NEVER)
+                outlive_a_pause(to_guest.get_extra_info("socket"))
                 one = tasks.start(_pump(reader, to_guest), name="relay-in", guard=False)
                 two = tasks.start(_pump(there, writer), name="relay-out", guard=False)
                 try:

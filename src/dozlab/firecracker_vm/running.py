@@ -61,7 +61,6 @@ class Running:
             "state": "paused" if self.paused else self.life.state, "reason": self.life.reason, "paused": self.paused,
             "boots": self.life.boots, "how": self.how, "name": self.name,
         }  # fmt: skip
-        self.relay.hold(bool(self.paused))
         if told != self._told:
             with contextlib.suppress(OSError):  # a full or vanished folder must not end the VM
                 write_json(self.settings.shared / "vm.json", told)
@@ -78,6 +77,12 @@ class Running:
         async with self._alone:
             yield
 
+    def stand(self, why: str) -> None:
+        """Note why the guest stands still, empty when it does not: nobody is sent to it meanwhile."""
+        self.paused = why
+        self.relay.hold(bool(why))
+        self.tell()
+
     async def settled(self) -> None:
         """Wait until no verb is under way."""
         async with self._alone:
@@ -91,8 +96,8 @@ class Running:
         self.life.pause()
         assert self.vmm
         await self.vmm.pause()
-        self.life.state, self.paused = "paused", why
-        self.tell()
+        self.life.state = "paused"
+        self.stand(why)
 
     async def resume(self) -> None:
         """Let the vCPUs run on.
@@ -102,9 +107,9 @@ class Running:
         self.life.resume()
         assert self.vmm
         await self.vmm.resume()
-        self.life.state, self.paused = "running", ""
+        self.life.state = "running"
         self.idle.reset(time.monotonic())
-        self.tell()
+        self.stand("")
         self.set_clock()
 
     def set_clock(self, *, delay: float = 0.0) -> None:

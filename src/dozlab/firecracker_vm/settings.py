@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from dozlab.images.snapshots import SIZE_LIMIT
 from dozlab.lib.env import Env
 from dozlab.lib.errors import BadUsage
-from dozlab.lib.units import GIB
 
 HELP = __doc__
 
@@ -105,7 +105,7 @@ class Settings:
             user_ports=_ports(env),
             checkpoints_limit=env.size("CHECKPOINTS_LIMIT", 0),
             prepare_timeout=env.integer("PREPARE_TIMEOUT", 600, low=1),
-            snapshots_limit=env.size("SNAPSHOTS_LIMIT", 8 * GIB),
+            snapshots_limit=env.size("SNAPSHOTS_LIMIT", SIZE_LIMIT),
         )
         env.check()
         faults = []

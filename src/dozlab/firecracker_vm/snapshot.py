@@ -87,8 +87,7 @@ class SessionDisk:
         """
         if self.clean.exists() or not self.fresh:
             return
-        self._temp.unlink(missing_ok=True)
-        copy_sparse(self.path, self._temp)
+        self.stage(self.path)
         self._temp.rename(self.clean)
 
     def stage(self, source: Path) -> None:
@@ -117,8 +116,7 @@ class SessionDisk:
 
         :raises OSError: nothing has changed then
         """
-        self._temp.unlink(missing_ok=True)
-        copy_sparse(snapshot.disk, self._temp)
+        self.stage(snapshot.disk)
         os.link(self.path, self.blank)
         self._temp.rename(self.path)
 

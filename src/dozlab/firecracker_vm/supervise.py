@@ -84,8 +84,7 @@ class Supervisor:
             return
         self._stop.set()
         self.life.ask_stop()
-        self.machine.paused = ""
-        self.machine.tell()
+        self.machine.stand("")
 
     # -- the run
 
@@ -218,8 +217,8 @@ class Supervisor:
         self._init.clear()
         self._docker_ready.clear()
         self._last_word.clear()
-        self._stage, self.machine.paused = "vmm", ""
-        self.machine.tell()
+        self._stage = "vmm"
+        self.machine.stand("")
         self._say("vmm", "start", f"boot {self.life.boots}, {self.decision.reason}")
 
     def _make(self) -> Vmm:
@@ -325,14 +324,13 @@ class Supervisor:
             folder = self.settings.vm_data
             before = self.life.state
             self.life.state, self.life.reason = "paused", f"the host's disk below {folder} is full; free some space"
-            self.machine.paused = "disk"
-            self.machine.tell()
+            self.machine.stand("disk")
             log.error("paused: %s", self.life.reason)
             while shutil.disk_usage(folder).free < DISK_ROOM:  # noqa: ASYNC110  (no event tells of free space)
                 await asyncio.sleep(1.0)
             await vmm.resume()
-            self.life.state, self.life.reason, self.machine.paused = before, "", ""
-            self.machine.tell()
+            self.life.state, self.life.reason = before, ""
+            self.machine.stand("")
             log.info("there is room on the host's disk again: the guest goes on")
             self.machine.set_clock()
 

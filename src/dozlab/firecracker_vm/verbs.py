@@ -58,13 +58,11 @@ class Verbs:
             machine.life.may_save()
             assert machine.vmm and machine.spec
             log.info("saving checkpoint %s", name)
-            machine.paused = "saving"
-            machine.tell()
+            machine.stand("saving")
             try:
                 made = await machine.prepared.save_checkpoint(machine.vmm, machine.spec, name)
             finally:
-                machine.paused = ""
-                machine.tell()
+                machine.stand("")
                 machine.set_clock()
             log.info("checkpoint %s: %d bytes", name, made.size)
         return machine.status()

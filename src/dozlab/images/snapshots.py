@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dozlab.lib.errors import DozlabError
 from dozlab.lib.files import locked, read_json, sync_dir, write_json
+from dozlab.lib.units import GIB
 
 STATE = "state"
 MEMORY = "memory"
@@ -23,6 +24,10 @@ MEMORY = "memory"
 DISK = "disk.ext4"
 TOKEN = "token"  # noqa: S105  (a file's name)
 DESCRIPTION = "snapshot.json"
+_OLD, _GONE = ".old.", ".gone."
+"""Before the name of one that is being replaced, or removed."""
+SIZE_LIMIT = 8 * GIB
+"""Most that all snapshots of a store take together, unless told: some twenty of dozlab-vm, 0.3 to 0.4 GiB each."""
 FORMAT = 1
 """Raise it when an older snapshot could no longer be adopted."""
 
@@ -117,10 +122,7 @@ class Snapshots:
 
     def ls(self) -> list[Snapshot]:
         """Return every whole snapshot, the newest first."""
-        if not self.folder.is_dir():
-            return []
-        found = [load(path) for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        return sorted((each for each in found if each), key=lambda each: (-each.created, each.folder.name))
+        return whole(self.folder)
 
     def add(self, made: Path) -> Snapshot:
         """Take over a folder that `describe` has finished, on the same file system; it replaces one of the same needs.
@@ -131,26 +133,22 @@ class Snapshots:
         if found is None:
             raise DozlabError(f"{made} holds no whole snapshot")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in made.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
         target = self.folder / key(found.needs)
         with locked(self.folder / ".lock"):
-            for stale in self.folder.glob(".old.*"):
-                shutil.rmtree(stale, ignore_errors=True)
-            if target.exists():
-                target.rename(self.folder / f".old.{target.name}")
-            made.rename(target)
-            sync_dir(self.folder)
-            shutil.rmtree(self.folder / f".old.{target.name}", ignore_errors=True)
+            recover(self.folder)
+            take_place(made, target)
         return Snapshot(target, found.needs, found.created, found.size)
+
+    def recover(self) -> None:
+        """Mend what a killed `add` or `rm` has left."""
+        if self.folder.is_dir():
+            with locked(self.folder / ".lock"):
+                recover(self.folder)
 
     def rm(self, snapshot: Snapshot) -> None:
         """Remove one; sessions that run from it are not disturbed."""
         with locked(self.folder / ".lock"):
-            hidden = self.folder / f".old.{snapshot.folder.name}"
-            snapshot.folder.rename(hidden)
-            shutil.rmtree(hidden, ignore_errors=True)
+            discard(snapshot.folder)
 
     def limit(self, size: int) -> list[Snapshot]:
         """Remove the oldest until the rest has at most `size` bytes, but never the newest; return what went."""
@@ -161,6 +159,45 @@ class Snapshots:
                 self.rm(each)
                 gone.append(each)
         return gone
+
+
+def whole(folder: Path) -> list[Snapshot]:
+    """Return every whole snapshot below a folder, the newest first; names that begin with a point are none."""
+    if not folder.is_dir():
+        return []
+    found = [load(path) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted((each for each in found if each), key=lambda each: (-each.created, each.folder.name))
+
+
+def take_place(made: Path, target: Path) -> None:
+    """Let a finished folder take a name on the same file system; a kill at any moment leaves the old one or the new."""
+    for path in made.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if target.exists():
+        target.rename(target.with_name(f"{_OLD}{target.name}"))
+    made.rename(target)
+    sync_dir(target.parent)
+    recover(target.parent)
+
+
+def discard(folder: Path) -> None:
+    """Remove a snapshot: its name first."""
+    gone = folder.with_name(f"{_GONE}{folder.name}")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Clear what killed writers have left: one that was replaced comes back where its successor never came."""
+    for path in folder.glob(f"{_GONE}*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f"{_OLD}*"):
+        target = folder / path.name.removeprefix(_OLD)
+        if target.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(target)
 
 
 def describe(folder: Path, needs: Needs) -> None:

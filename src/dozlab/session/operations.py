@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dozlab import values as values_module
+from dozlab.firecracker_vm.checkpoints import SAVE_LIMIT
 from dozlab.lib import control, files, paths, proc
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.timeline import Entry
@@ -25,8 +26,6 @@ from dozlab.session.layout import COMPONENTS, Layout, check_id
 from dozlab.session.ports import NONE, choose
 
 Progress = Callable[[str], None]
-SAVE_LIMIT = 330.0
-"""Seconds a verb of the machine may take: more than its VMM is given to save it."""
 RESET_LIMIT = 420.0
 """Seconds from a reset until SSH must answer: a whole boot, emulated on a busy machine."""
 STOP_LIMIT = 90.0

@@ -18,18 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from dozlab import values as values_module
-from dozlab.images.snapshots import DESCRIPTION, Needs, Snapshot, Snapshots
+from dozlab.images.snapshots import DESCRIPTION, SIZE_LIMIT, Needs, Snapshot, Snapshots
 from dozlab.lib import files, log, paths
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.timeline import Entry
-from dozlab.lib.units import GIB, format_seconds, format_size, parse_size
+from dozlab.lib.units import format_seconds, format_size, parse_size
 from dozlab.session import image_choice, operations, planning, preflight, state
 from dozlab.session.layout import Layout
 from dozlab.session.plan import Plan
 from dozlab.values import Values
 
-SIZE_LIMIT = 8 * GIB
-"""Most that all snapshots take together: some twenty of dozlab-vm, 0.3 to 0.4 GiB each; the oldest go first."""
 PREPARE_LIMIT = 1200.0
 """Seconds until an attempt is given up; booting and saving an emulated guest on a busy machine takes a few minutes."""
 MARK = "preparing.json"
@@ -246,7 +244,8 @@ def _alone(progress: operations.Progress) -> Iterator[None]:
 
 
 def _sweep(progress: operations.Progress) -> None:
-    """Remove what a killed attempt has left; no other attempt is under way on this store."""
+    """Mend what a killed attempt has left; no other attempt is under way on this store."""
+    snapshots().recover()
     for name in state.ids():
         layout = Layout(name)
         mark = files.read_json(layout.state / MARK)

@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 import asyncssh
 
 from dozlab.lib import tasks
+from dozlab.lib.tcp import outlive_a_pause
 from dozlab.terminal_sidecar.machine import Machine, started_anew
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,6 @@ lost, and the kernel repeats it after 1 s and 3 s only. Now and then longer, for
 _LOGIN_TIMEOUT = 10.0
 _RETRY_FIRST, _RETRY_DIAL, _RETRY_LOGIN = 0.25, 1.0, 2.0
 """Seconds between attempts: at first, and at most after one that reached nobody or was turned away."""
-_NEVER = (1 << 31) - 1
-"""TCP_USER_TIMEOUT (tcp(7)) in milliseconds, 24 days: else what is under way when the guest stops ends the connection
-after about 15 minutes. A guest that is dead is found by SSH's own keep-alive."""
 
 
 class ShellEvents(Protocol):
@@ -292,7 +290,7 @@ class Guest:
             sock.setblocking(False)
             async with asyncio.timeout(patience):
                 await asyncio.get_running_loop().sock_connect(sock, (self._host, self._port))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _NEVER)
+            outlive_a_pause(sock)  # a guest that is dead is found by SSH's own keep-alive
         except BaseException as error:
             sock.close()
             if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno == errno.EHOSTUNREACH):

@@ -97,3 +97,22 @@ def test_a_limit_takes_the_oldest_and_never_the_newest(tmp_path: Path) -> None:
     assert [each.needs["memory"] for each in gone] == [512]
     assert [each.needs["memory"] for each in store.limit(1)] == [1024]
     assert [each.needs["memory"] for each in store.ls()] == [2048]
+
+
+@pytest.mark.parametrize("moment", ["the old one is away", "both are there", "one is half removed"])
+def test_a_kill_leaves_the_old_one_or_the_new(tmp_path: Path, moment: str) -> None:
+    """And what comes next removes neither."""
+    store = Snapshots(tmp_path / "snapshots")
+    place = store.add(made(tmp_path / "old")).folder
+    if moment == "one is half removed":
+        place.rename(store.folder / f".gone.{place.name}")
+    else:
+        place.rename(store.folder / f".old.{place.name}")
+    if moment == "both are there":
+        made(tmp_path / "new", size=8192).rename(place)
+    store.recover()
+    assert [path.name for path in store.folder.iterdir() if path.name != ".lock"] == (
+        [] if moment == "one is half removed" else [place.name]
+    )
+    if moment != "one is half removed":
+        assert store.find(NEEDS).state.stat().st_size == (8192 if moment == "both are there" else 4096)
