@@ -47,7 +47,7 @@ def probe(busybox: bytes) -> bytes:
 def _base(busybox: bytes, init: str) -> list[cpio.Entry]:
     entries = [cpio.directory(name) for name in ("bin", "dev", "proc", "sys", "run")]
     entries.append(cpio.directory("root", 0o700))
-    entries.append(cpio.node("dev/console", 5, 1))
+    entries += [cpio.node("dev/console", 5, 1), cpio.node("dev/kmsg", 1, 11)]
     entries.append(cpio.file("bin/busybox", busybox, 0o755))
     entries += [cpio.link(f"bin/{name}", "busybox") for name in _APPLETS]
     entries.append(cpio.file("init", (kitfiles() / init).read_bytes(), 0o755))
