@@ -1,4 +1,4 @@
-"""`dozlab image`: build, prepare, list, inspect and remove base images."""
+"""`dozlab image`: build, prepare, list, inspect, verify and remove base images; `image_transport.py` moves them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dozlab.cli import output
+from dozlab.cli import image_transport, output
 from dozlab.cli.session_commands import as_json, read_values, same_machine, values_files, values_set
 from dozlab.lib import paths
-from dozlab.lib.units import format_seconds, format_size
+from dozlab.lib.errors import DozlabError
+from dozlab.lib.units import format_seconds, format_size, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from dozlab.images.snapshots import Snapshot
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def image() -> None:
-    """Base images: build from a recipe, prepare for a quick start, list, inspect, remove."""
+    """Base images: build from a recipe, prepare for a quick start, fetch and send, list, check, remove."""
 
 
 @image.command()
@@ -146,15 +147,104 @@ def inspect(reference: str, form: str) -> None:
 def rm(references: tuple[str, ...]) -> None:
     """Remove images that no session needs, with what was prepared of them."""
     from dozlab.images.store import Store
-    from dozlab.session import preparing, state
+    from dozlab.session import state
 
     for reference in references:
         gone = Store(paths.cache() / "store").rm(reference, in_use=state.who_needs)
-        prepared = preparing.of_base(gone.digest)
-        for each in prepared:
-            preparing.snapshots().rm(each)
-        also = f", and {format_size(sum(each.size for each in prepared))} prepared" if prepared else ""
+        prepared = _remove_prepared(gone.digest)
+        also = f", and {format_size(prepared)} prepared" if prepared else ""
         click.echo(f"{reference} removed ({format_size(gone.size)}{also})")
 
 
+def _remove_prepared(digest: str) -> int:
+    """Remove what was prepared of an image; return its bytes."""
+    from dozlab.session import preparing
+
+    prepared = preparing.of_base(digest)
+    for each in prepared:
+        preparing.snapshots().rm(each)
+    return sum(each.size for each in prepared)
+
+
+class Age(click.ParamType[float]):
+    """A time such as 12h or 30d, in seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        try:
+            return float(parse_duration(str(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Size(click.ParamType[int]):
+    """A size such as 20G, in bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes."""
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@image.command()
+@click.option("--older-than", type=Age(), help="Remove what no session has used for so long: 12h, 30d.")
+@click.option(
+    "--max-size", type=Size(), help="Then remove the longest unused until the store has at most so much: 20G."
+)
+@click.option("--all", "named", is_flag=True, help="Images with a name may go as well.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def gc(older_than: float | None, max_size: int | None, named: bool, dry_run: bool) -> None:
+    """Remove images that no session needs, a stopped one included, by age and by size (30 days, unless told otherwise).
+
+    Images with a name stay without --all. Unfinished downloads that nobody has gone on with for a day go as well.
+    """
+    from dozlab.images import gc as collector
+    from dozlab.images.store import Store
+    from dozlab.session import state
+
+    if older_than is None and max_size is None:
+        older_than = collector.DEFAULT_AGE
+    done = collector.collect(
+        Store(paths.cache() / "store"), in_use=state.who_needs, older_than=older_than, max_size=max_size, named=named,
+        dry_run=dry_run,
+    )  # fmt: skip
+    freed = done.left
+    for each in done.gone:
+        freed += each.size + (0 if dry_run else _remove_prepared(each.image.digest))
+        name = f"{', '.join(each.names)} " if each.names else ""
+        age = format_seconds(max(0.0, time.time() - each.used))
+        click.echo(f"{name}{each.image.digest[:12]}  {format_size(each.size)}, used {age} ago")
+    click.echo(f"{format_size(freed)} {'would be freed' if dry_run else 'freed'}")
+
+
+@image.command()
+@click.argument("references", metavar="[NAME|DIGEST]...", nargs=-1)
+@click.option("--full", is_flag=True, help="Read everything and compare the sha256, too.")
+def verify(references: tuple[str, ...], full: bool) -> None:
+    """Check images of the store, all of them where none is named. Status 1 when one is damaged."""
+    from dozlab.images.store import Store
+
+    store = Store(paths.cache() / "store")
+    found = [store.inspect(each) for each in references] if references else store.ls()
+    names = {digest: name for name, digest in store.names().items()}
+    damaged = 0
+    for each in found:
+        fault = store.check(each.digest, full=full)
+        damaged += bool(fault)
+        click.echo(f"{names.get(each.digest, '-')} {each.digest[:12]}  {fault or 'ok'}")
+    if damaged:
+        raise DozlabError(
+            f"{damaged} of {len(found)} images are damaged",
+            hint="remove them (dozlab image rm), then build or fetch them again",
+        )
+
+
+for each in image_transport.COMMANDS:
+    image.add_command(each)
 COMMANDS: list[click.Command] = [image]

@@ -1,58 +1,42 @@
 """The image store of one node: base images by sha256, written once, read by every session (ARCHITECTURE.md, Store).
 
-Every entry appears by one rename, so a reader sees it whole or not at all, and a crash leaves only files in `tmp/`,
-which the next writer clears. Nothing here knows where images come from.
+Every entry appears by one rename and goes by one, so a reader sees it whole or not at all, and a crash leaves only
+files in `tmp/`, which the next writer clears. Who uses an image holds flock(2) on it, shared; who removes it needs it
+alone. Nothing here knows where images come from.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from dozlab.images import entry
+from dozlab.images import partial as partials
+from dozlab.images.entry import Manifest as Manifest
+from dozlab.images.entry import UrlRecord as UrlRecord
 from dozlab.lib.errors import DozlabError
-from dozlab.lib.files import Busy, locked, read_json, sync_dir, write_json
+from dozlab.lib.files import Busy, allocated, locked, read_json, sync_dir, write_json
 
 IMAGE = "image.ext4"
 MANIFEST = "manifest.json"
+USED = "used"
+"""A file whose time says when a session last took the image."""
 
 _DIGEST = re.compile(r"^[0-9a-f]{64}$")
 _PREFIX = re.compile(r"^[0-9a-f]{8,64}$")
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$")
 _SEGMENT = 1 << 20
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What the store knows of an image. `size` in bytes, holes included; `created` in seconds since the epoch."""
-
-    digest: str
-    size: int
-    name: str = ""
-    created: float = 0.0
-    packages: dict[str, str] = field(default_factory=dict)
-    recipe: str = ""
-    """Digest of the recipe it was built from; empty for a fetched image."""
-
-
-@dataclass(frozen=True)
-class UrlRecord:
-    """What a URL gave the last time (RFC 9110 validators; `length` of the transfer, bytes, -1 unknown)."""
-
-    url: str
-    digest: str
-    etag: str = ""
-    last_modified: str = ""
-    length: int = -1
 
 
 class Store:
@@ -71,13 +55,13 @@ class Store:
         """Return the manifest of that digest, None where the store lacks it."""
         if not _DIGEST.match(digest) or not self.path(digest).exists():
             return None
-        return _manifest(read_json(self.root / "sha256" / digest / MANIFEST))
+        return entry.read(_json(self.root / "sha256" / digest / MANIFEST))
 
     def by_name(self, name: str) -> Manifest | None:
         """Return the manifest that a name stands for now."""
         if not _NAME.match(name):
             return None
-        raw = read_json(self.root / "names" / f"{name}.json")
+        raw = _json(self.root / "names" / f"{name}.json")
         return self.get(str(raw.get("digest", ""))) if isinstance(raw, dict) else None
 
     def resolve(self, ref: str) -> Manifest | None:
@@ -87,7 +71,7 @@ class Store:
         prefix = ref.removeprefix("sha256:")
         if not _PREFIX.match(prefix):
             return None
-        matches = [entry for entry in self.ls() if entry.digest.startswith(prefix)]
+        matches = [each for each in self.ls() if each.digest.startswith(prefix)]
         return matches[0] if len(matches) == 1 else None
 
     def inspect(self, ref: str) -> Manifest:
@@ -111,10 +95,78 @@ class Store:
 
     def ls(self) -> list[Manifest]:
         """Return every image, newest first."""
-        entries = (self.get(path.parent.name) for path in self._folder("sha256").glob(f"*/{MANIFEST}"))
-        return sorted((entry for entry in entries if entry), key=lambda entry: (-entry.created, entry.digest))
+        found = (self.get(path.parent.name) for path in self._folder("sha256").glob(f"*/{MANIFEST}"))
+        return sorted((each for each in found if each), key=lambda each: (-each.created, each.digest))
+
+    def hold(self, digest: str) -> int | None:
+        """Keep an image from being removed; return a descriptor that does so until it is closed, None where it is gone.
+
+        Works in a read-only store as well.
+        """
+        if not _DIGEST.match(digest):
+            return None
+        path = self.path(digest)
+        while True:
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            try:
+                with contextlib.suppress(OSError):  # a file system without locks has nobody who removes either
+                    fcntl.flock(fd, fcntl.LOCK_SH)
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+            except FileNotFoundError:
+                pass
+            os.close(fd)
+
+    def check(self, digest: str, *, full: bool = False) -> str:
+        """Return what is wrong with an image in a few words, empty when nothing is.
+
+        The cheap check compares length, time and blocks with those of the finished file, and reads all of it only
+        when they differ: nothing may write to it. What the disk itself has lost is found by `full` alone.
+        """
+        found = self.get(digest)
+        if found is None:
+            return "it has no image or no manifest"
+        try:
+            stat = self.path(digest).stat()
+            if stat.st_size != found.size:
+                return f"it has {stat.st_size} bytes instead of {found.size}"
+            touched = found.mtime_ns not in (0, stat.st_mtime_ns) or stat.st_blocks < found.blocks
+            if not (full or touched):
+                return ""
+            if (now := sha256_file(self.path(digest))) != digest:
+                return f"its sha256 is {now[:12]} instead of {digest[:12]}"
+        except OSError as error:
+            return f"it cannot be read: {error.strerror}"
+        if touched:
+            with contextlib.suppress(OSError, DozlabError), self._lock():
+                told = replace(found, mtime_ns=stat.st_mtime_ns, blocks=stat.st_blocks)
+                write_json(self.root / "sha256" / digest / MANIFEST, asdict(told), sync=True)
+        return ""
+
+    def used(self, digest: str) -> float:
+        """Return when a session last took an image, in seconds since the epoch; when it came where none has."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.root / "sha256" / digest / USED).stat().st_mtime
+        found = self.get(digest)
+        return found.created if found else 0.0
+
+    def taken(self, digest: str) -> None:
+        """Note that a session takes an image now; nothing happens in a read-only store."""
+        with contextlib.suppress(OSError):
+            (self.root / "sha256" / digest / USED).touch(mode=0o644)
 
     # -- writing
+
+    @contextlib.contextmanager
+    def partial(self, key: str) -> Iterator[partials.Partial]:
+        """Yield the partial download of that key (`partials.opened`)."""
+        folder = self._writable("tmp")
+        self._sweep(folder)
+        with partials.opened(folder, key) as found:
+            yield found
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[Path]:
@@ -134,22 +186,35 @@ class Store:
             path.unlink(missing_ok=True)
 
     def commit(
-        self, temp: Path, digest: str, *, name: str = "", packages: dict[str, str] | None = None, recipe: str = ""
+        self,
+        temp: Path,
+        digest: str,
+        *,
+        name: str = "",
+        packages: dict[str, str] | None = None,
+        recipe: str = "",
+        kernel: tuple[str, ...] = (),
+        cpus: int = 0,
+        memory: int = 0,
     ) -> Manifest:
         """Move a finished file from `begin()` into the store; an image already there is kept and only (re)named.
 
-        The caller has checked the digest (it saw every byte once already).
+        The caller has checked the digest (it saw every byte once already). The rest is as in `Manifest`.
 
         :raises DozlabError: for a bad digest or name
         """
         if not _DIGEST.match(digest):
             raise DozlabError(f"not a sha256: {digest!r}")
         _check_name(name)
-        manifest = Manifest(digest, temp.stat().st_size, name, round(time.time(), 3), packages or {}, recipe)
         with self._lock():
             known = self.get(digest)
             if known is None:
                 _fsync(temp)
+                stat = temp.stat()
+                manifest = Manifest(
+                    digest, stat.st_size, name, round(time.time(), 3), packages or {}, recipe, kernel, cpus, memory,
+                    stat.st_mtime_ns, stat.st_blocks,
+                )  # fmt: skip
                 stage = Path(tempfile.mkdtemp(prefix="entry.", dir=self._writable("tmp")))
                 try:
                     os.chmod(stage, 0o755)  # noqa: S103  (readable by every session)
@@ -165,6 +230,7 @@ class Store:
             else:
                 manifest = replace(known, recipe=recipe or known.recipe)
                 write_json(self.root / "sha256" / digest / MANIFEST, asdict(manifest), sync=True)
+                self.taken(digest)
             if name:
                 self._name(name, digest)
         return manifest
@@ -199,18 +265,56 @@ class Store:
         :raises DozlabError: when it is not there or somebody needs it
         """
         found = self.inspect(ref)
+        if user := self.remove(found.digest, in_use):
+            raise DozlabError(f"image {ref} is in use by {user}", hint="stop and remove that session first")
+        return found
+
+    def remove(self, digest: str, in_use: Callable[[str], str]) -> str:
+        """Remove an image with its names and URL records unless somebody needs it; return who does.
+
+        The image goes first, by one rename: a name or a URL whose image is gone stands for nothing.
+        """
         with self._lock():
-            if user := in_use(found.digest):
-                raise DozlabError(f"image {ref} is in use by {user}", hint="stop and remove that session first")
+            if user := in_use(digest):
+                return user
+            with contextlib.ExitStack() as stack:
+                try:
+                    fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+                    stack.callback(os.close, fd)
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return "a session that has it open"
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ENOLCK, errno.EOPNOTSUPP):
+                        raise
+                grave = self._bury(digest)
             for folder in ("names", "urls"):
                 for path in self._folder(folder).glob("*.json"):
-                    raw = read_json(path)
-                    if isinstance(raw, dict) and raw.get("digest") == found.digest:
+                    raw = _json(path)
+                    if isinstance(raw, dict) and raw.get("digest") == digest:
                         path.unlink(missing_ok=True)
-            grave = Path(tempfile.mkdtemp(prefix="entry.", dir=self._writable("tmp")))
-            os.rename(self.root / "sha256" / found.digest, grave / "gone")
-            shutil.rmtree(grave)
-        return found
+            shutil.rmtree(grave, ignore_errors=True)
+        return ""
+
+    def discard(self, digest: str) -> None:
+        """Remove a damaged image, whoever uses it: what has it open keeps it, and its names wait for it to come back.
+
+        :raises DozlabError: in a read-only store
+        """
+        with self._lock():
+            shutil.rmtree(self._bury(digest), ignore_errors=True)
+
+    def sweep(self, *, older: float = partials.KEEP) -> int:
+        """Remove what killed writers have left, and partial downloads not touched for so many seconds; return bytes."""
+        folder = self._folder("tmp")
+        if not folder.is_dir():
+            return 0
+        self._sweep(folder)
+        return partials.sweep(folder, older=older)
+
+    def size(self, digest: str) -> int:
+        """Return the bytes an image takes on its disk."""
+        return allocated(self.path(digest))
 
     # -- what URLs gave
 
@@ -221,9 +325,9 @@ class Store:
     def lookup_url(self, url: str) -> UrlRecord | None:
         """Return what a URL gave the last time, None when unknown or when that image is gone."""
         try:
-            raw = read_json(self._folder("urls") / f"{_url_key(url)}.json")
+            raw = _json(self._folder("urls") / f"{_url_key(url)}.json")
             record = UrlRecord(**raw) if isinstance(raw, dict) else None
-        except (ValueError, TypeError):
+        except TypeError:
             return None
         return record if record and record.url == url and self.get(record.digest) else None
 
@@ -243,8 +347,20 @@ class Store:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         self._writable("tmp")
-        with locked(self.root / "lock"):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.root / "lock"))
+            except OSError as error:
+                raise DozlabError(f"cannot write to {self.root}: {error.strerror}") from error
             yield
+
+    def _bury(self, digest: str) -> Path:
+        """Take an entry out of the store, and return the folder that remains to be deleted."""
+        grave = Path(tempfile.mkdtemp(prefix="entry.", dir=self._writable("tmp")))
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.root / "sha256" / digest, grave / "gone")
+            sync_dir(self.root / "sha256")
+        return grave
 
     def _name(self, name: str, digest: str) -> None:
         write_json(self._writable("names") / f"{name}.json", {"digest": digest}, sync=True)
@@ -255,6 +371,7 @@ class Store:
             with contextlib.suppress(Busy, FileNotFoundError), locked(path, wait=False):
                 if time.time() - path.stat().st_mtime > 60:
                     path.unlink()
+        partials.sweep(folder)
         with contextlib.suppress(Busy), locked(self.root / "lock", wait=False):
             for path in folder.glob("entry.*"):
                 shutil.rmtree(path, ignore_errors=True)
@@ -286,14 +403,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _manifest(raw: Any) -> Manifest | None:
-    try:
-        return Manifest(
-            str(raw["digest"]), int(raw["size"]), str(raw.get("name", "")), float(raw.get("created", 0.0)),
-            {str(k): str(v) for k, v in raw.get("packages", {}).items()}, str(raw.get("recipe", "")),
-        )  # fmt: skip
-    except (TypeError, KeyError, ValueError, AttributeError, json.JSONDecodeError):
-        return None
+def _json(path: Path) -> Any:
+    """Return the parsed file, None where there is none or it is damaged: then it says nothing."""
+    with contextlib.suppress(ValueError):
+        return read_json(path)
+    return None
 
 
 def _check_name(name: str) -> None:

@@ -25,11 +25,14 @@ NETWORK = "network.json"
 """What network-setup has written by then."""
 HELP = """Make a session's disks and identity: the base image (fetched once per node, checked, unpacked),
 the session disk, keys.
-Environment: SESSION_ID, IMAGE_DOWNLOAD_URL (http, https, file or a path; plain, .zst, .gz or .xz), IMAGE_SHA256 (of the
-unpacked image), IMAGE_SIZE (4G: the session disk), IMAGE_PATH (a base to use as it is), KERNELS_DIR (/srv/vm/kernels),
+Environment: SESSION_ID, IMAGE_DOWNLOAD_URL (http, https, oci, file or a path; plain, .zst, .gz or .xz; several
+addresses of one image, separated by spaces, are tried in turn), IMAGE_AUTH_FILE (credentials: netrc lines, a bearer
+token or docker's config.json), IMAGE_CA_FILE (certificates believed beside the system's), IMAGE_SHA256 (of the unpacked
+image), IMAGE_SIZE (4G: the session disk), IMAGE_PATH (a base to use as it is), KERNELS_DIR (/srv/vm/kernels),
 KERNELS_SIZE_LIMIT (most an unpacked base may have), VM_DATA (/vm-data), SHARED_DIR (/shared), SSH_AUTHORIZED_KEYS,
 VM_HOSTNAME, GATEWAY_IP, VM_IP, DNS_SERVERS, SESSION_UID (owner of what it makes), PREPARE_DIR (folder for the disk and
-the identity of a second machine, which belongs to nobody and is saved for all: firecracker-vm --prepare).
+the identity of a second machine, which belongs to nobody and is saved for all: firecracker-vm --prepare). Of the usual
+variables SSL_CERT_FILE, HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY count.
 Exit status: 0 done, 1 failed, 2 bad environment, 128 + n ended by signal n."""
 
 
@@ -58,11 +61,14 @@ def prepare(settings: Settings, timeline: Timeline) -> str:
         timeline.add("rootfs", "start", line)
 
     base = fetch.base(settings, report)
-    what = _lay(settings, base)
-    if settings.prepare_dir:
-        _make_snapshots_folder(settings)
-        if what == "made":  # a disk that is kept boots: there is nothing to prepare for it
-            _lay_spare(settings, settings.prepare_dir, base)
+    try:
+        what = _lay(settings, base)
+        if settings.prepare_dir:
+            _make_snapshots_folder(settings)
+            if what == "made":  # a disk that is kept boots: there is nothing to prepare for it
+                _lay_spare(settings, settings.prepare_dir, base)
+    finally:
+        base.release()
     return f"base {base.digest[:12]} {base.how}, session disk {what}"
 
 

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from dozlab.init_rootfs import ext4
+from dozlab.images import ext4
 from dozlab.init_rootfs.identity import give
 from dozlab.init_rootfs.settings import Settings
 from dozlab.lib.errors import DozlabError

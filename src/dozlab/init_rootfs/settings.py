@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from dozlab.init_rootfs.urls import has_userinfo, shown
 from dozlab.lib.env import Env
 from dozlab.lib.resolv import host_nameservers
 from dozlab.lib.units import GIB, MIB, format_size
@@ -29,7 +30,8 @@ class Settings:
     kernels_dir: Path
     vm_data: Path
     shared_dir: Path
-    image_url: str
+    image_urls: tuple[str, ...]
+    """Where the base image can be had: the same one everywhere, tried in turn."""
     image_sha256: str
     """Digest of the uncompressed image; empty: not checked."""
     image_path: Path | None
@@ -45,6 +47,12 @@ class Settings:
     dns: tuple[IPv4Address, ...]
     owner_uid: int
     """Who shall own what the other components read (SESSION_UID): keys, identity, session disk."""
+    auth_file: Path | None = None
+    """Credentials for the download (IMAGE_AUTH_FILE): netrc lines, a bearer token, or docker's config.json."""
+    docker_dir: Path | None = None
+    """Where `docker login` leaves credentials (DOCKER_CONFIG): for registries, without an auth_file."""
+    ca_file: Path | None = None
+    """Certificates believed beside the system's (IMAGE_CA_FILE)."""
     prepare_dir: Path | None = None
     """Where the same is made once more, for a machine that is saved for all sessions (PREPARE_DIR)."""
 
@@ -65,13 +73,14 @@ def from_env(environ: Mapping[str, str] | None = None) -> Settings:
             faults.append(f"DNS_SERVERS: {error}")
     image_path = env.path("IMAGE_PATH", "")
     prepare_dir = env.text("PREPARE_DIR", "")
+    auth_file, ca_file = env.text("IMAGE_AUTH_FILE", ""), env.text("IMAGE_CA_FILE", "")
     session_id = env.text("SESSION_ID")
     settings = Settings(
         session_id=session_id,
         kernels_dir=env.path("KERNELS_DIR", "/srv/vm/kernels"),
         vm_data=env.path("VM_DATA", "/vm-data"),
         shared_dir=env.path("SHARED_DIR", "/shared"),
-        image_url=env.text("IMAGE_DOWNLOAD_URL", "").strip(),
+        image_urls=tuple(dict.fromkeys(env.text("IMAGE_DOWNLOAD_URL", "").split())),
         image_sha256=env.text("IMAGE_SHA256", "").strip().lower().removeprefix("sha256:"),
         image_path=image_path if values.get("IMAGE_PATH") else None,
         disk_size=env.size("IMAGE_SIZE", 4 * GIB),
@@ -82,6 +91,9 @@ def from_env(environ: Mapping[str, str] | None = None) -> Settings:
         vm=env.ipv4("VM_IP", "172.16.0.2"),
         dns=tuple(dict.fromkeys(servers)) or tuple(host_nameservers()),
         owner_uid=env.integer("SESSION_UID", os.getuid(), high=(1 << 32) - 2),
+        auth_file=Path(auth_file) if auth_file else None,
+        docker_dir=Path(env.text("DOCKER_CONFIG", "~/.docker")).expanduser(),
+        ca_file=Path(ca_file) if ca_file else None,
         prepare_dir=Path(prepare_dir) if prepare_dir else None,
     )
     faults += _cross_faults(settings)
@@ -91,8 +103,14 @@ def from_env(environ: Mapping[str, str] | None = None) -> Settings:
 
 def _cross_faults(settings: Settings) -> list[str]:
     faults = []
-    if not settings.image_url and not settings.image_path and not settings.image_sha256:
-        faults.append("IMAGE_DOWNLOAD_URL is not set (the base image: an http, https or file URL, or a path)")
+    if not settings.image_urls and not settings.image_path and not settings.image_sha256:
+        faults.append("IMAGE_DOWNLOAD_URL is not set (the base image: an http, https, oci or file URL, or a path)")
+    faults += [
+        f"IMAGE_DOWNLOAD_URL: {shown(url)} has a user or password in it; write them to a file, and its name to"
+        " IMAGE_AUTH_FILE"
+        for url in settings.image_urls
+        if has_userinfo(url)
+    ]
     if settings.image_sha256 and not _DIGEST.match(settings.image_sha256):
         faults.append(f"IMAGE_SHA256={settings.image_sha256!r}: a sha256 is 64 hexadecimal digits")
     if settings.disk_size < MIN_DISK:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import lzma
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from dozlab.lib.errors import DozlabError
@@ -45,14 +46,28 @@ def unpacked_size(head: bytes) -> int | None:
     return None if size in (0, zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR) else int(size)
 
 
-def unpack(blocks: Iterator[bytes], kind: Format) -> Iterator[bytes]:
+@dataclass
+class Mark:
+    """How far a stream has been unpacked up to a place where one can begin anew: between two zstd frames.
+
+    It speaks of nothing that has not been asked for: what the last `next()` yielded is behind it. `at` is one pair
+    (packed bytes, unpacked bytes), so that a signal cannot come between the two.
+    """
+
+    at: tuple[int, int] = (0, 0)
+
+
+def unpack(blocks: Iterator[bytes], kind: Format, mark: Mark | None = None) -> Iterator[bytes]:
     """Yield the unpacked bytes.
 
+    :param mark: kept up to date; where it stands, `blocks` begin
     :raises DozlabError: when the stream is damaged or ends early
     """
     if kind == "plain":
         return blocks
-    return {"zst": _zst, "gz": _gz, "xz": _xz}[kind](blocks)
+    if kind == "zst":
+        return _zst(blocks, mark or Mark())
+    return {"gz": _gz, "xz": _xz}[kind](blocks)
 
 
 def _cut(kind: str) -> DozlabError:
@@ -63,16 +78,18 @@ def _damaged(kind: str, error: Exception) -> DozlabError:
     return DozlabError(f"the image is damaged: {kind}: {error}", hint="download or build it again")
 
 
-def _zst(blocks: Iterator[bytes]) -> Iterator[bytes]:
+def _zst(blocks: Iterator[bytes], mark: Mark) -> Iterator[bytes]:
     import zstandard
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)  # zstd --ultra's 128 MiB
     stream = decompressor.decompressobj()
     fresh = True  # between frames
+    fed, got = mark.at
     for block in blocks:
         view = memoryview(block)
         for at in range(0, len(view), _ZSTD_FEED):
             data: bytes | memoryview = view[at : at + _ZSTD_FEED]
+            fed += len(data)
             while len(data):
                 try:
                     out = stream.decompress(data)
@@ -80,11 +97,13 @@ def _zst(blocks: Iterator[bytes]) -> Iterator[bytes]:
                     raise _damaged("zst", error) from error
                 if out:
                     yield out
+                    got += len(out)
                 fresh = stream.eof
                 data = b""
                 if stream.eof:
                     data = stream.unused_data
                     stream = decompressor.decompressobj()
+                    mark.at = (fed - len(data), got)
     if not fresh:
         raise _cut("zst")
 

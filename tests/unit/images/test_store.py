@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dozlab.images.store import Store, UrlRecord, copy_sparse, sha256_file
-from dozlab.lib.errors import DozlabError
+from dozlab.images import gc
+from dozlab.images.store import Manifest, Store, UrlRecord, copy_sparse, sha256_file
+from dozlab.lib.errors import DozlabError, TransientError
 from dozlab.lib.units import MIB
 
 
@@ -131,3 +136,200 @@ def test_created_is_now(tmp_path: Path) -> None:
     before = time.time() - 1
     found = store.get(put(store, tmp_path))
     assert found and before < found.created < time.time() + 1
+
+
+# -- in use, damaged, killed
+
+
+def nobody(digest: str) -> str:
+    return ""
+
+
+def test_what_somebody_holds_is_not_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    digest = put(store, tmp_path, name="base")
+    fd = store.hold(digest)
+    assert fd is not None
+    try:
+        with pytest.raises(DozlabError, match="in use by a session that has it open"):
+            store.rm("base")
+        assert store.names() == {"base": digest}
+    finally:
+        os.close(fd)
+    store.rm("base")
+    assert store.hold(digest) is None
+    assert store.hold("../x") is None
+
+
+def test_a_removed_image_that_comes_back_has_its_names_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    digest = put(store, tmp_path, name="base")
+    store.discard(digest)
+    assert store.names() == {} and store.ls() == []
+    put(store, tmp_path)
+    assert store.names() == {"base": digest}
+
+
+def damage(path: Path, *, keep_time: bool = False) -> None:
+    stat = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(b"I")
+    if keep_time:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_the_cheap_check_sees_what_was_written_and_the_full_one_all(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    digest = put(store, tmp_path)
+    assert store.check(digest) == store.check(digest, full=True) == ""
+    damage(store.path(digest), keep_time=True)
+    assert store.check(digest) == ""
+    assert "its sha256 is" in store.check(digest, full=True)
+    os.utime(store.path(digest))
+    assert "its sha256 is" in store.check(digest)
+    os.truncate(store.path(digest), 3)
+    assert store.check(digest) == "it has 3 bytes instead of 5"
+    assert store.check("0" * 64) == "it has no image or no manifest"
+
+
+def test_a_good_image_with_another_time_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "store")
+    digest = put(store, tmp_path)
+    os.utime(store.path(digest), (5, 5))
+    assert store.check(digest) == ""
+    monkeypatch.setattr("dozlab.images.store.sha256_file", lambda path: "read again")
+    assert store.check(digest) == ""
+
+
+def test_a_damaged_manifest_is_no_entry_and_is_replaced(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    digest = put(store, tmp_path, name="base")
+    for path in (store.root / "sha256" / digest / "manifest.json", store.root / "names/base.json"):
+        path.write_text('{"digest": ')
+    assert store.get(digest) is None and store.names() == {} and store.ls() == []
+    put(store, tmp_path, name="base")
+    assert store.names() == {"base": digest}
+
+
+# -- gc
+
+
+def candidate(age: float, size: int = 10, name: str = "", user: str = "") -> gc.Candidate:
+    digest = hashlib.sha256(f"{age}{size}{name}".encode()).hexdigest()
+    return gc.Candidate(Manifest(digest, size), 1e6 - age, size, (name,) if name else (), user)
+
+
+def ages(found: list[gc.Candidate]) -> list[float]:
+    return [1e6 - each.used for each in found]
+
+
+def test_what_goes_by_age_and_size() -> None:
+    there = [
+        candidate(60), candidate(5000), candidate(9000), candidate(7000, user="lab"), candidate(8000, name="base"),
+    ]  # fmt: skip
+
+    def go(older: float | None, size: int | None, named: bool = False) -> list[float]:
+        return ages(gc.choose(there, now=1e6, older_than=older, max_size=size, named=named))
+
+    assert go(6000, None) == [9000]
+    assert go(6000, None, named=True) == [9000, 8000]
+    assert go(None, 40) == [9000]
+    assert go(None, 30) == [9000, 5000]
+    assert go(None, 0, named=True) == [9000, 8000, 5000]  # not the one in use, nor the one just used
+    assert go(4000, 30) == [9000, 5000]
+    assert go(0, None) == [9000, 5000]
+    assert go(None, None) == []
+
+
+def old(store: Store, digest: str, seconds: float = 9e6) -> None:
+    store.taken(digest)
+    then = time.time() - seconds
+    os.utime(store.root / "sha256" / digest / "used", (then, then))
+
+
+def test_gc_removes_old_images_and_unfinished_downloads(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    unused, fresh, needed = (put(store, tmp_path, data) for data in (b"one", b"two", b"three"))
+    named = put(store, tmp_path, b"four", name="base")
+    for digest in (unused, needed, named):
+        old(store, digest)
+    with pytest.raises(DozlabError), store.partial("key") as partial:
+        partial.clear()
+        partial.resumable = True
+        raise TransientError("cut")
+    for path in (*(store.root / "tmp/part.key").iterdir(), store.root / "tmp/part.key"):
+        os.utime(path, (5, 5))
+
+    def in_use(digest: str) -> str:
+        return "lab" if digest == needed else ""
+
+    tried = gc.collect(store, in_use=in_use, older_than=100, dry_run=True)
+    assert [each.image.digest for each in tried.gone] == [unused]
+    assert store.get(unused)
+    done = gc.collect(store, in_use=in_use, older_than=100)
+    assert [each.image.digest for each in done.gone] == [unused]
+    assert {each.digest for each in store.ls()} == {fresh, needed, named}
+    assert os.listdir(store.root / "tmp") == []
+    gc.collect(store, in_use=nobody, older_than=100, named=True)
+    assert [each.digest for each in store.ls()] == [fresh]
+
+
+def test_gc_spares_what_a_session_takes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "store")
+    digest = put(store, tmp_path)
+    old(store, digest)
+    whole = gc.candidates
+
+    def taken_then(*args: Any) -> list[gc.Candidate]:
+        found = whole(*args)
+        old(store, digest, -5)
+        return found
+
+    monkeypatch.setattr(gc, "candidates", taken_then)
+    assert gc.collect(store, in_use=nobody, older_than=100).gone == ()
+    assert store.get(digest)
+
+
+KILLED_GC = """
+import os, signal, sys, time
+from pathlib import Path
+from dozlab.images import gc
+from dozlab.images.store import Store
+store = Store(Path(sys.argv[1]))
+source = Path(sys.argv[2])
+for line in sys.stdin:
+    digests = []
+    for number in range(4):
+        source.write_bytes(line.encode() + bytes([number]) * 100_000)
+        digests.append(store.add_file(source, name=f"lab{number}").digest)
+        used = store.root / "sha256" / digests[-1] / "used"
+        used.touch()
+        os.utime(used, (5, 5))
+    child = os.fork()
+    if not child:
+        gc.collect(store, in_use=lambda digest: "lab" if digest == digests[0] else "", older_than=1, named=True)
+        os._exit(0)
+    time.sleep(float(line))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(digests[0], flush=True)
+"""
+
+
+def test_gc_killed_at_fifty_moments_leaves_whole_images_or_none(tmp_path: Path) -> None:
+    store, moments = Store(tmp_path / "store"), random.Random(3)
+    argv = [sys.executable, "-c", KILLED_GC, str(store.root), str(tmp_path / "source")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin and child.stdout
+        for _ in range(50):
+            child.stdin.write(f"{moments.uniform(0, 0.006)}\n")
+            child.stdin.flush()
+            kept = child.stdout.readline().strip()
+            assert store.get(kept), "an image in use has gone"
+            for each in store.ls():
+                assert store.check(each.digest, full=True) == ""
+            assert all(store.get(digest) for digest in store.names().values())
+        child.stdin.close()
+    store.sweep()
+    assert os.listdir(store.root / "tmp") == []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import hashlib
+import ipaddress
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from dozlab.lib.proc import need, run
 
@@ -31,6 +37,13 @@ class Page:
     """Content-Length to claim instead of the true one."""
     hold: threading.Event | None = None
     """Send half, then wait for this."""
+    flips: int = 0
+    """In so many answers, flip a bit in the middle of what is sent."""
+    need: str = ""
+    """The Authorization header without which there is only a 401, with `challenge`."""
+    challenge: str = ""
+    stall: bool = False
+    """Send a byte, then nothing more, until the server ends."""
 
 
 class Server(ThreadingHTTPServer):
@@ -46,6 +59,9 @@ class Web:
 
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
+        self.sent = 0
+        """Bytes of bodies sent so far."""
+        self.over = threading.Event()
         self.seen: list[tuple[str, dict[str, str]]] = []
         web = self
 
@@ -65,40 +81,72 @@ class Web:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
+    def close(self) -> None:
+        """End it, and whoever waits for an answer."""
+        self.over.set()
+        for page in self.pages.values():
+            if page.hold:
+                page.hold.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.seen.append((handler.path, {k.lower(): v for k, v in handler.headers.items()}))
         page = self.pages.get(handler.path, Page(status=404))
         body, status = page.body, page.status
         sent = handler.headers
+        headers = page.headers
+        if page.need and sent.get("Authorization") != page.need:
+            body, status, headers = b"", 401, {"WWW-Authenticate": page.challenge} if page.challenge else {}
         etag = page.headers.get("ETag")
         if etag and sent.get("If-None-Match") == etag:
             body, status = b"", 304
         start = 0
-        if page.ranges and "Range" in sent and sent.get("If-Range") == etag:
-            start, status = int(sent["Range"].removeprefix("bytes=").rstrip("-")), 206
-            body = body[start:]
+        if status == 200 and page.ranges and "Range" in sent and sent.get("If-Range", etag) == etag:
+            first, last = sent["Range"].removeprefix("bytes=").split("-")
+            start, status, end = int(first), 206, int(last) + 1 if last else len(body)
+            span = f"bytes {start}-{min(end, len(body)) - 1}/{len(body)}"
+            body = body[start:end]
         handler.send_response(status)
-        for name, value in page.headers.items():
+        for name, value in headers.items():
             handler.send_header(name, value)
+        if status == 206:
+            handler.send_header("Content-Range", span)
         if status != 304:
             handler.send_header("Content-Length", str(page.claim if page.claim is not None else len(body)))
         handler.end_headers()
+        if page.flips > 0 and body:
+            page.flips -= 1
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 4]) + body[middle + 1 :]
+        with contextlib.suppress(ConnectionError):
+            self.send(handler, page, body, start)
+        if page.claim is not None:
+            handler.close_connection = True
+
+    def send(self, handler: BaseHTTPRequestHandler, page: Page, body: bytes, start: int) -> None:
+        if page.cut_at is not None and page.cuts > 0 and start <= page.cut_at < start + len(body):
+            page.cuts -= 1
+            body = body[: page.cut_at - start]
+            handler.close_connection = True
+        elif page.stall:
+            body = body[:1]
+        elif page.hold:
+            half = len(body) // 2
+            handler.wfile.write(body[:half])
+            handler.wfile.flush()
+            page.hold.wait(30)
+            body = body[half:]
+        self.sent += len(body)
         try:
-            if page.cut_at is not None and page.cuts > 0:
-                page.cuts -= 1
-                handler.wfile.write(body[: page.cut_at - start])
-                handler.close_connection = True
-                return
-            if page.hold:
-                handler.wfile.write(body[: len(body) // 2])
-                handler.wfile.flush()
-                page.hold.wait(30)
-                body = body[len(body) // 2 :]
             handler.wfile.write(body)
         except ConnectionError:
             handler.close_connection = True
-        if page.claim is not None:
-            handler.close_connection = True
+            raise
+        if page.stall:
+            handler.wfile.flush()
+            self.over.wait(30)
 
 
 @pytest.fixture
@@ -108,12 +156,43 @@ def web() -> Iterator[Web]:
     try:
         yield web
     finally:
-        for page in web.pages.values():
-            if page.hold:
-                page.hold.set()
-        web.server.shutdown()
-        web.thread.join()
-        web.server.server_close()
+        web.close()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Files of a server on 127.0.0.1 and localhost: its certificate and key, and the CA that signed it."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    folder = tmp_path_factory.mktemp("tls")
+    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("ca", "server")}
+    names = {name: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in keys}
+    now = datetime.datetime.now(datetime.UTC)
+    hosts = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+    for name, extension in (
+        ("ca", x509.BasicConstraints(ca=True, path_length=None)),
+        ("server", x509.SubjectAlternativeName(hosts)),
+    ):
+        made = (
+            x509.CertificateBuilder(names["ca"], names[name], keys[name].public_key(), x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(extension, critical=False)
+            .sign(keys["ca"], hashes.SHA256())
+        )
+        (folder / f"{name}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.key").write_bytes(
+        keys["server"].private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return Certificate(folder / "server.pem", folder / "server.key", folder / "ca.pem")
 
 
 @pytest.fixture(scope="session")

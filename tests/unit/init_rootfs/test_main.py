@@ -109,7 +109,7 @@ def test_a_signal_in_the_middle_leaves_nothing(number: int, web: Web, image: byt
     child = subprocess.Popen([sys.executable, "-m", "dozlab.init_rootfs"], env={**os.environ, **env})
     try:
         deadline = time.monotonic() + 20
-        while not list(kernels.glob("tmp/image.*")):
+        while not list(kernels.glob("tmp/part.*/image")):
             assert time.monotonic() < deadline, "no temporary file was begun"
             time.sleep(0.01)
         child.send_signal(number)
