@@ -7,7 +7,7 @@ ID ?= lab
 PACKAGES := python3-venv qemu-system-x86 passt nftables iproute2 e2fsprogs zstd xz-utils cpio kmod busybox-static \
 	mmdebstrap debian-archive-keyring uidmap bubblewrap openssh-client openssh-sftp-server ca-certificates git \
 	build-essential pkg-config libkrb5-dev
-TEST_PACKAGES := chromium fonts-dejavu-core sshfs
+TEST_PACKAGES := chromium docker-registry fonts-dejavu-core sshfs htop less nano tmux vim-tiny
 IMAGE_PACKAGES := buildah skopeo runc
 CLUSTER_PACKAGES := etcd-server runc containernetworking-plugins docker-registry
 REGISTRY ?=
@@ -15,7 +15,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help up down setup packages venv page firecracker image images release cluster-up cluster-down lint check web-test test \
-	test-snapshots test-kills test-firecracker test-cluster test-flux bench fmt docs lock clean
+	test-defences test-snapshots test-kills test-firecracker test-cluster test-flux bench fmt docs lock clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -94,6 +94,9 @@ test: setup image ## Set-up, then all tests: check, web, real VM, real browser
 	@$(MAKE) --no-print-directory -j2 -O lint web-test
 	@$(BIN)/pytest tests/unit tests/chart tests/flux tests/machine tests/browser --ignore=tests/flux/test_controllers.py --durations=15
 
+test-defences: page ## Each defence of the terminal taken out in turn: its test must fail
+	@$(BIN)/python -m tools.defences
+
 test-snapshots: EXTRA = $(TEST_PACKAGES)
 test-snapshots: setup image ## Twenty clones of one snapshot, and its faults: full disks, damage, a wrong clock (root)
 	@$(BIN)/pytest tests/snapshots --ignore-glob='*kills.py' --durations=10
@@ -116,7 +119,7 @@ test-flux: packages venv ## The real Flux controllers on that Kubernetes (root);
 	@$(BIN)/pytest tests/flux/test_controllers.py
 
 bench: setup image ## What we claim, each against its rival in the same run
-	@failed=; for name in disk memory start; do echo "== bench/$$name.py"; $(BIN)/python bench/$$name.py || failed="$$failed $$name"; done; \
+	@failed=; for name in disk fetch memory start terminal; do echo "== bench/$$name.py"; $(BIN)/python bench/$$name.py || failed="$$failed $$name"; done; \
 	if [ -n "$$failed" ]; then echo "goals missed:$$failed"; exit 1; fi
 
 fmt: venv ## Format the sources

@@ -29,14 +29,10 @@ def _quantity(value: Any) -> Any:
     return text
 
 
-def _texts(value: dict[str, Any]) -> dict[str, str]:
-    return {key: str(item) for key, item in value.items()}
-
-
 Quantity = Annotated[
     str, BeforeValidator(_quantity), WithJsonSchema({"type": ["string", "number"], "pattern": QUANTITY, "minimum": 0})
 ]
-Texts = Annotated[dict[str, Text], AfterValidator(_texts)]
+Texts = Annotated[dict[str, Text], AfterValidator(lambda value: {key: str(item) for key, item in value.items()})]
 Objects = list[dict[str, Any]]
 Name = Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$", max_length=253)]
 Resource = Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")]
@@ -44,6 +40,7 @@ UrlPath = Annotated[str, Field(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 Host = Annotated[str, Field(pattern=r"^([a-z0-9*]([-a-z0-9.]*[a-z0-9])?)?$", max_length=253)]
 ServicePort = Annotated[Whole, Field(ge=1, le=65535)]
 NodePort = Annotated[Whole, Field(ge=0, le=65535)]
+AccessMode = Literal["ReadWriteOnce", "ReadWriteMany", "ReadOnlyMany", "ReadWriteOncePod"]
 Seconds = Annotated[Whole, Field(ge=0, le=31536000)]
 Count = Annotated[Whole, Field(ge=1, le=100000)]
 
@@ -237,9 +234,7 @@ class Persistence(Group):
     """A claim that is there already; none is made then."""
     storage_class: Annotated[str, Field(pattern=r"^(-|[a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")] = ""
     """Storage class; empty: the cluster's default, `-`: none (no provisioning)."""
-    access_modes: list[Literal["ReadWriteOnce", "ReadWriteMany", "ReadOnlyMany", "ReadWriteOncePod"]] = [
-        "ReadWriteOnce"
-    ]
+    access_modes: list[AccessMode] = ["ReadWriteOnce"]
     """Access modes."""
     annotations: Texts = {}
     """Annotations of the claim."""
@@ -259,7 +254,7 @@ class Volumes(values.Volumes):
     kernels: Volume = Volume(size_limit="2Gi")
     """Base images."""
     vm_data: Volume = Volume(size_limit="5Gi")
-    """Session disk and workspace together."""
+    """Session disk, workspace and recordings together."""
     vscode_data: Volume = Volume(size_limit="1Gi")
     """VS Code's home: settings and extensions."""
     tmp: values.Volume = values.Volume(size_limit="1Gi")
@@ -275,6 +270,8 @@ class Ports(Group):
     """The terminal."""
     ssh: ServicePort = 22
     """The guest's SSH (to the relay on 2222)."""
+    ports: ServicePort = 8082
+    """The proxy to web servers in the guest. A port-forward opens them on this one."""
 
 
 class NodePorts(Group):
@@ -286,6 +283,8 @@ class NodePorts(Group):
     """The terminal; 0: the cluster chooses."""
     ssh: NodePort = 0
     """SSH; 0: the cluster chooses."""
+    ports: NodePort = 0
+    """The proxy to web servers in the guest; 0: the cluster chooses."""
 
 
 class Service(Group):
@@ -334,6 +333,8 @@ class Ingress(Group):
     vscode: PathSite = PathSite()
     terminal: Site = Site()
     """Below `terminal.basePath`."""
+    ports: Site = Site()
+    """Web servers in the guest: a host of their own; `*.ports.lab.example` gives each port a name."""
     tls: list[IngressTls] = []
     """Certificates: `{secretName, hosts}`."""
 
@@ -352,13 +353,14 @@ class HttpRoute(Group):
     vscode: PathSite = PathSite()
     terminal: Site = Site()
     """Below `terminal.basePath`."""
+    ports: Site = Site()
 
 
 class NetworkPolicy(Group):
     """A NetworkPolicy. Rendered and schema-checked here, enforced by your CNI."""
 
     enabled: bool = False
-    """Make one: in to the three ports, out to DNS, the internet and `network.egress.allow`."""
+    """Make one: in to the four ports, out to DNS, the internet and `network.egress.allow`."""
     ingress_from: Annotated[Objects, Field(alias="from")] = []
     """Peers that may connect, as in a NetworkPolicy; empty: all."""
     extra_egress: Objects = []
@@ -402,6 +404,7 @@ class ChartValues(values.Values):
     snapshot: Snapshot = Snapshot()
     firecracker: Firecracker = Firecracker()
     terminal: Terminal = Terminal()
+    ports: values.PortProxy = values.PortProxy()
     code_server: CodeServer = CodeServer()
     devices: Devices = Devices()
     volumes: Volumes = Volumes()

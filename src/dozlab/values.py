@@ -32,6 +32,8 @@ from dozlab.lib.units import MIB, format_size, parse_duration, parse_size
 PLACEHOLDER_PASSWORD = "CHANGE-ME-INSECURE-PASSWORD"  # noqa: S105  (the original chart's; refused)
 MIN_DISK = 64 * MIB
 """Smaller session disks leave no room for ext4's journal and Docker's own folders."""
+MIN_RECORDING = MIB
+"""Less room for recordings does not hold one of each shell."""
 DURATION = r"^\s*[0-9]{1,9}[smhd]?\s*$"
 """What `units.parse_duration` takes, for the chart's schema."""
 
@@ -173,6 +175,17 @@ class Ssh(Group):
     """OpenSSH public keys of the learner, beside the session's own."""
 
 
+class Recording(Group):
+    """What the web terminal's shells print is recorded as asciicast, for the page's own player and for asciinema."""
+
+    enabled: bool = True
+    """Record it. The page shows that it does."""
+    size_limit: Size = "64Mi"
+    """Room for all recordings, a part of vmData; the oldest go first."""
+    input: bool = False
+    """Record what is typed as well: passwords too."""
+
+
 class Terminal(Group):
     """The web terminal."""
 
@@ -182,6 +195,25 @@ class Terminal(Group):
     """Path below which it is reached, such as `/lab/terminal`; empty for the root."""
     allowed_origins: list[Annotated[str, Field(pattern=r"^https?://[^/\s]+$")]] = []
     """Origins (scheme://host[:port]) of a proxy in front, such as one that speaks TLS. Empty: only its own."""
+    trusted_proxies: list[Annotated[str, Field(pattern=r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$")]] = []
+    """Networks of proxies in front, such as `10.0.0.0/8`: who asks is told by their `X-Forwarded-For` and
+    `X-Forwarded-Proto`. Empty: those headers say nothing, and all who come by a proxy count as one."""
+    recording: Recording = Recording()
+
+    @property
+    def recorded(self) -> bool:
+        """Tell whether recordings take room."""
+        return self.enabled and self.recording.enabled
+
+
+class PortProxy(Group):
+    """Web servers in the guest, opened out of the terminal (Ports) on an origin of their own."""
+
+    enabled: bool = True
+    """Serve them, where the terminal is; port 8082 inside."""
+    origin: Annotated[str, Field(pattern=r"^(https?://(\*\.)?[A-Za-z0-9.-]+(:[0-9]+)?)?$")] = ""
+    """Where browsers find them: `https://ports.lab.example`, or `https://*.ports.lab.example` for a name for each port.
+    Never the terminal's. Empty: the host of its route, else the other one of `localhost` and `127.0.0.1`."""
 
 
 class CodeServer(Group):
@@ -206,6 +238,8 @@ class Publish(Group):
     """Port of the terminal; 0 takes 8081, or a free one."""
     ssh: Port = 0
     """Port of the guest's SSH; 0 takes 2222, or a free one."""
+    ports: Port = 0
+    """Port of the proxy to web servers in the guest; 0 takes 8082, or a free one."""
 
 
 class Volume(Group):
@@ -220,7 +254,7 @@ class Volumes(Group):
     kernels: Volume = Volume(size_limit="2Gi")
     """Base images."""
     vm_data: Volume = Volume(size_limit="5Gi")
-    """Session disk and workspace together."""
+    """Session disk, workspace and recordings together."""
     workspace: Volume = Volume(size_limit="512Mi")
     """The workspace's share of vmData; capped, so that a guest cannot fill the disk through it."""
     vscode_data: Volume = Volume(size_limit="1Gi")
@@ -239,6 +273,7 @@ class Values(Group):
     vm: Vm = Vm()
     ssh: Ssh = Ssh()
     terminal: Terminal = Terminal()
+    ports: PortProxy = PortProxy()
     code_server: CodeServer = CodeServer()
     publish: Publish = Publish()
     volumes: Volumes = Volumes()
@@ -256,14 +291,24 @@ class Values(Group):
         room = parse_size(self.volumes.vm_data.size_limit)
         if disk < MIN_DISK:
             faults.append(f"rootfs.diskSize: {self.rootfs.disk_size} is too small; at least {format_size(MIN_DISK)}")
-        if disk + workspace > room:
+        recording = parse_size(self.terminal.recording.size_limit) if self.terminal.recorded else 0
+        if self.terminal.recorded and recording < MIN_RECORDING:
+            limit = self.terminal.recording.size_limit
+            faults.append(f"terminal.recording.sizeLimit: {limit} is too small; at least {format_size(MIN_RECORDING)}")
+        if disk + workspace + recording > room:
             faults.append(
                 f"volumes.vmData.sizeLimit: {self.volumes.vm_data.size_limit} cannot hold rootfs.diskSize"
                 f" {self.rootfs.disk_size} and volumes.workspace.sizeLimit {self.volumes.workspace.size_limit}"
+                + (f" and terminal.recording.sizeLimit {self.terminal.recording.size_limit}" if recording else "")
             )
         net = ipaddress.IPv4Network(f"{self.network.gateway_ip}/24", strict=False)
         if ipaddress.IPv4Address(self.network.vm_ip) not in net or self.network.vm_ip == self.network.gateway_ip:
             faults.append(f"network.vmIp: {self.network.vm_ip} must be another address of {net}")
+        if self.ports.origin.lower() in (origin.lower() for origin in self.terminal.allowed_origins):
+            faults.append(
+                f"ports.origin: {self.ports.origin} is the terminal's;"
+                " web servers in the guest need an origin of their own"
+            )
         if self.code_server.password.get_secret_value() == PLACEHOLDER_PASSWORD:
             faults.append("codeServer.password: this is the original chart's placeholder; choose one")
         return faults

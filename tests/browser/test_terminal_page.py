@@ -1,87 +1,17 @@
-"""The terminal page as a learner meets it: login, a command, a reload in the middle of `top`. Real Chromium, no VM.
-
-A real SSH server with real shells stands in for the guest (tests/unit/terminal_sidecar/guest_sshd.py).
-"""
+"""The terminal page as a learner meets it: login, a command, a reload in the middle of `top`. Real Chromium, no VM."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from dozlab.lib.timeline import Timeline
-from dozlab.terminal_sidecar.settings import Settings
-from tests.support import EVIDENCE
-from tests.unit.terminal_sidecar.conftest import PASSWORD, Guest, Sidecar
+from tests.browser.conftest import PAGE, log_in, screen_has, shot, state, type_line
+from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
-
-PAGE = Settings("x").page_dir
-CHROMIUM = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def tab(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1120, "height": 720})
-    page = context.new_page()
-    faults: list[str] = []
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    yield page
-    context.close()
-    # a refused password (401) and a server that is away are said in the console by the browser itself
-    faults = [text for text in faults if "Failed to load resource" not in text and "WebSocket connection" not in text]
-    assert faults == []
-
-
-@pytest.fixture
-def guest(tmp_path: Path) -> Iterator[Guest]:
-    machine = Guest(tmp_path)
-    yield machine
-    machine.switch_off()
-
-
-@pytest.fixture
-def sidecar(tmp_path: Path, guest: Guest) -> Iterator[Sidecar]:
-    server = Sidecar(tmp_path, guest.port, PAGE)
-    yield server
-    server.stop()
-
-
-def log_in(tab: Page, sidecar: Sidecar, password: str = PASSWORD) -> None:
-    tab.goto(f"{sidecar.origin}/")
-    tab.get_by_label("Password").fill(password)
-    tab.get_by_role("button", name="Log in").click()
-
-
-def state(tab: Page, wanted: str) -> None:
-    expect(tab.locator("#state")).to_have_text(wanted, timeout=20_000)
-
-
-def screen_has(tab: Page, text: str) -> None:
-    """Wait until the emulator's visible lines hold `text`."""
-    tab.wait_for_function("text => window.dozlabScreenText().includes(text)", arg=text, timeout=20_000)
-
-
-def type_line(tab: Page, text: str) -> None:
-    tab.keyboard.type(text)
-    tab.keyboard.press("Enter")
-
-
-def shot(tab: Page, name: str) -> None:
-    EVIDENCE.mkdir(exist_ok=True)
-    tab.screenshot(path=EVIDENCE / f"terminal-{name}.png")
 
 
 def test_login_waiting_command_and_reload_in_top(tab: Page, sidecar: Sidecar, guest: Guest) -> None:

@@ -49,13 +49,13 @@ def main(name: str, path: str) -> str:
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFake jane"
 LEFT = main("firecracker-vm", "env[CHECKPOINTS_LIMIT].value")
-"""What session disk and workspace leave of vmData: the room for checkpoints."""
+"""What session disk, workspace and recordings (64 MiB) leave of vmData: the room for checkpoints."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "vm.cpuCount=4": {main("firecracker-vm", "env[CPU_COUNT].value"): "4"},
     "vm.memory=1024": {main("firecracker-vm", "env[MEMORY].value"): "1024"},
     "vm.idlePause=30m": {main("firecracker-vm", "env[IDLE_PAUSE].value"): "1800"},
-    "rootfs.diskSize=2G": {init("init-rootfs", "env[IMAGE_SIZE].value"): str(2 << 30), LEFT: str(5 << 29)},
+    "rootfs.diskSize=2G": {init("init-rootfs", "env[IMAGE_SIZE].value"): str(2 << 30), LEFT: str(2496 << 20)},
     f"ssh.authorizedKeys[0]={KEY}": {init("init-rootfs", "env[SSH_AUTHORIZED_KEYS].value"): KEY},
     "network.egress.deny={0.0.0.0/0}": {init("network-setup", "env[EGRESS_DENY].value"): "0.0.0.0/0"},
     "firecracker.vmm=qemu": {main("firecracker-vm", "env[VMM].value"): "qemu"},
@@ -74,6 +74,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         for name in ("tcpSocket.port", "initialDelaySeconds", "periodSeconds", "timeoutSeconds", "failureThreshold")
     },
     "terminal.livenessProbe.path=/lab/health": {main("terminal-sidecar", "livenessProbe.httpGet.path"): "/lab/health"},
+    "terminal.recording.enabled=false": {
+        main("terminal-sidecar", "env[RECORDING].value"): "false", LEFT: str(1 << 29),
+        **{main("terminal-sidecar", f"env[{name}].{field}"): None
+           for name in ("RECORDING_DIR", "RECORDING_LIMIT", "RECORD_INPUT") for field in ("name", "value")},
+        **{main("terminal-sidecar", f"volumeMounts[vm-data].{key}"): None for key in ("name", "mountPath", "subPath")},
+    },
     "terminal.basePath=/lab/terminal": {main("terminal-sidecar", "env[BASE_PATH].value"): "/lab/terminal"},
     "codeServer.workspaceReadOnly=true": {
         main("code-server", "env[WORKSPACE_READ_ONLY].value"): "true",
@@ -81,7 +87,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "volumes.workspace.sizeLimit=256Mi": {
         main("code-server", "env[WORKSPACE_SIZE].value"): str(256 << 20),
-        LEFT: str(768 << 20),
+        LEFT: str(704 << 20),
     },
     "volumes.kernels.sizeLimit=4G": {
         init("init-rootfs", "env[KERNELS_SIZE_LIMIT].value"): str(4 << 30),
@@ -89,7 +95,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "volumes.vmData.sizeLimit=8Gi": {
         f"{POD}:spec.volumes[vm-data].emptyDir.sizeLimit": "8Gi",
-        LEFT: str(7 << 29),
+        LEFT: str(3520 << 20),
     },
     "restartPolicy=Never": {f"{POD}:spec.restartPolicy": "Never"},
     "serviceAccountName=learner": {f"{POD}:spec.serviceAccountName": "learner"},
@@ -112,6 +118,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "terminal.allowedOrigins={https://lab.example}": {
         main("terminal-sidecar", "env[ALLOWED_ORIGINS].value"): "https://lab.example",
+    },
+    "terminal.trustedProxies={10.0.0.0/8,fd00::/8}": {
+        main("terminal-sidecar", "env[TRUSTED_PROXIES].value"): "10.0.0.0/8,fd00::/8",
     },
 }  # fmt: skip
 
@@ -170,6 +179,8 @@ NO_EFFECT_IN_EVERYTHING = {
     "codeServer.password": ["codeServer.password=other"],
     "codeServer.enabled": ["codeServer.enabled=false"],
     "terminal.enabled": ["terminal.enabled=false"],
+    "terminal.recording.enabled": ["terminal.recording.enabled=false"],
+    "ports.enabled": ["ports.enabled=false"],
     "image.tag": ["image.tag=9"],
     "devices.kvm.enabled": ["devices.kvm.enabled=true"],
     "volumes.kernels.sizeLimit": ["volumes.kernels.sizeLimit=3G"],
@@ -336,13 +347,14 @@ def test_existing_secret() -> None:
     assert volume["secret"] == {"secretName": "s", "defaultMode": 0o440, "items": [{"key": "k", "path": "password"}]}
 
 
-@pytest.mark.parametrize("gone", ["terminal", "codeServer"])
+@pytest.mark.parametrize("gone", ["terminal", "codeServer", "ports"])
 def test_a_part_that_is_off_leaves_no_trace(gone: str) -> None:
     text = template(*NEEDED, "--set", f"{gone}.enabled=false")
-    word = {"terminal": "8081", "codeServer": "8080"}[gone]
-    assert word not in text
+    for word in {"terminal": ["8081", "8082"], "codeServer": ["8080"], "ports": ["8082"]}[gone]:
+        assert word not in text
     found = objects(*NEEDED, "--set", f"{gone}.enabled=false")
-    assert len(kind(found, "Service")["spec"]["ports"]) == 2
+    assert len(kind(found, "Service")["spec"]["ports"]) == (2 if gone == "terminal" else 3)
+    assert environment(found, "network-setup")["PORTS_PORT"] == ("8082" if gone == "codeServer" else "0")
     assert environment(found, "firecracker-vm")["WORKSPACE_PORT"] == ("0" if gone == "codeServer" else "5540")
 
 
@@ -376,6 +388,20 @@ def test_the_terminal_takes_pages_from_the_routes_made_here() -> None:
     assert origins("ingress.enabled=true,ingress.vscode.host=code.example") == ""
 
 
+def test_the_proxy_is_found_by_the_route_made_here() -> None:
+    def origin(*expressions: str) -> str:
+        arguments = [word for expression in expressions for word in ("--set", expression)]
+        return environment(objects(*NEEDED, *arguments), "terminal-sidecar")["PORTS_ORIGIN"]
+
+    ingress = "ingress.enabled=true,ingress.terminal.host=term.example,ingress.ports.host=*.ports.example"
+    assert origin(ingress) == "http://*.ports.example"
+    assert origin(ingress, "ingress.tls[0].hosts={*.ports.example}") == "https://*.ports.example"
+    route = "httpRoute.enabled=true,httpRoute.parentRefs[0].name=gw,httpRoute.terminal.host=term.example"
+    assert origin(route) == ""
+    assert origin(route, "httpRoute.ports.host=ports.example") == "https://ports.example"
+    assert origin(route, "httpRoute.ports.host=ports.example,ports.origin=https://mine") == "https://mine"
+
+
 def test_claims() -> None:
     on = "volumes.{0}.persistence.enabled=true"
     found = objects(*NEEDED, *(w for v in ("kernels", "vmData", "vscodeData") for w in ("--set", on.format(v))))
@@ -402,7 +428,7 @@ def test_components_are_told_what_one_machine_tells_them() -> None:
     places = {
         "PATH", "LANG", "HOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "KERNELS_DIR", "VM_DATA",
         "SHARED_DIR", "KIT_DIR", "PROBE_CACHE", "NETWORK_WAIT", "PASSWORD_FILE", "VSCODE_DATA", "SANDBOX",
-        "CODE_SERVER_DIR", "DOCKER_CLI_DIR", "SNAPSHOTS_DIR",
+        "CODE_SERVER_DIR", "DOCKER_CLI_DIR", "SNAPSHOTS_DIR", "RECORDING_DIR",
         "KERNELS_SIZE_LIMIT",  # of a volume that is not used: the node's cache is on
     }  # fmt: skip
     ours = {

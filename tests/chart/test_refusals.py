@@ -31,7 +31,10 @@ REFUSED = [
     (f"session.id={'a' * 41}", f'session.id: {LABEL} (got "{"a" * 41}")'),
     ("session.id=-a", f'session.id: {LABEL} (got "-a")'),
     ("session.id=", f'session.id: {LABEL} (got "")'),
-    ("rootfs.diskSize=5G", "volumes.vmData.sizeLimit: 5Gi cannot hold rootfs.diskSize 5G and volumes.workspace.sizeLimit 512Mi"),
+    ("rootfs.diskSize=5G", "volumes.vmData.sizeLimit: 5Gi cannot hold rootfs.diskSize 5G and volumes.workspace.sizeLimit 512Mi and terminal.recording.sizeLimit 64Mi"),
+    ("rootfs.diskSize=5G,terminal.recording.enabled=false", "volumes.vmData.sizeLimit: 5Gi cannot hold rootfs.diskSize 5G and volumes.workspace.sizeLimit 512Mi"),
+    ("terminal.recording.sizeLimit=64k", "terminal.recording.sizeLimit: 64k is too small; at least 1.0 MiB"),
+    ("terminal.recording.sizeLimit=much", 'terminal.recording.sizeLimit: not a size: "much" (write 4G, 512Mi or a number of bytes)'),
     ("rootfs.diskSize=63M", "rootfs.diskSize: 63M is too small; at least 64.0 MiB"),
     ("rootfs.diskSize=lots", 'rootfs.diskSize: not a size: "lots" (write 4G, 512Mi or a number of bytes)'),
     ("volumes.tmp.sizeLimit=1X", 'volumes.tmp.sizeLimit: not a size: "1X" (write 4G, 512Mi or a number of bytes)'),
@@ -62,6 +65,17 @@ REFUSED = [
         " (--set rootfs.cache.enabled=true)",
     ),
     ("snapshot.sizeLimit=lots", 'snapshot.sizeLimit: not a size: "lots" (write 4G, 512Mi or a number of bytes)'),
+    (
+        "ingress.enabled=true,ingress.terminal.host=a.b,ingress.ports.host=a.b",
+        "ingress.ports.host: the same host as the terminal's or the editor's; web servers in the guest need one of"
+        " their own",
+    ),
+    (
+        "terminal.allowedOrigins={https://a.b},ports.origin=https://A.b",
+        "ports.origin: https://A.b is the terminal's; web servers in the guest need an origin of their own",
+    ),
+    ("ports.origin=a.b", r"- at '/ports/origin': 'a.b' does not match pattern"
+     r" '^(https?://(\\*\\.)?[A-Za-z0-9.-]+(:[0-9]+)?)?$'"),
     ("httpRoute.enabled=true,httpRoute.vscode.host=a.b", "httpRoute.parentRefs: not set; name the Gateway ({name: ...})"),
     ("terminal=null", "terminal: null is no group of values; leave it out for the defaults"),
     # by the schema, in helm's words
@@ -139,6 +153,9 @@ ONE_MACHINE: list[dict[str, Any]] = [
     {"ssh": {"authorizedKeys": ["ssh-ed25519 AAAA a\nssh-ed25519 AAAA b"]}},
     {"terminal": {"basePath": "/a/b"}}, {"terminal": {"basePath": "a"}}, {"terminal": {"enabled": "yes please"}},
     {"terminal": {"allowedOrigins": ["https://a.b"]}}, {"terminal": {"allowedOrigins": ["a.b"]}},
+    {"terminal": {"trustedProxies": ["10.0.0.0/8"]}}, {"terminal": {"trustedProxies": ["ingress.example"]}},
+    {"ports": {"origin": "https://a.b"}}, {"ports": {"origin": "https://a.*.b"}}, {"ports": {"enabled": False}},
+    {"terminal": {"allowedOrigins": ["https://a.b"]}, "ports": {"origin": "https://a.b"}},
     {"codeServer": {"password": "CHANGE-ME-INSECURE-PASSWORD"}}, {"codeServer": {"password": 12345}},
     {"firecracker": {"vmm": "xen"}}, {"publish": {"vscode": 18080}}, {"publish": {"address": "0.0.0.0"}},
     {"publish": {"nonsense": 1}}, {"session": {"id": "a\n"}},

@@ -131,7 +131,9 @@ def test_who_sees_what() -> None:
     assert set(mounts["init-rootfs"]) == {"/srv/vm/kernels", "/vm-data", "/shared"}
     assert set(mounts["network-setup"]) == {"/shared"}
     assert set(mounts["firecracker-vm"]) == {"/srv/vm/kernels", "/vm-data", "/shared", "/tmp"}
-    assert set(mounts["terminal-sidecar"]) == {"/shared", "/run/secrets/dozlab"}
+    assert set(mounts["terminal-sidecar"]) == {"/shared", "/recordings", "/run/secrets/dozlab"}
+    recordings = {"name": "vm-data", "mountPath": "/recordings", "subPath": "recordings"}
+    assert mounts["terminal-sidecar"]["/recordings"] == recordings
     assert set(mounts["code-server"]) == {"/workspace", "/home/coder", "/tmp", "/run/secrets/dozlab"}
     assert mounts["code-server"]["/workspace"] == {"name": "vm-data", "mountPath": "/workspace", "subPath": "workspace"}
     assert mounts["firecracker-vm"]["/srv/vm/kernels"]["readOnly"] is True

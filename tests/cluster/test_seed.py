@@ -127,13 +127,13 @@ def test_helm_test_passes(kube: Kube, lab: str) -> None:
     assert "Succeeded" in done.stdout, done.stdout
 
 
-def test_from_another_pod_only_three_ports_are_open(kube: Kube, lab: str, second: str, probe: str) -> None:
+def test_from_another_pod_only_four_ports_are_open(kube: Kube, lab: str, second: str, probe: str) -> None:
     address = kube.get("pod", pod(lab))["status"]["podIP"]
     found = _scan(kube, probe, [(address, port) for port in (*range(1, 10_001), 15000, 22222, 50000)])
-    assert sorted(port for _, port in found) == [2222, 8080, 8081]
+    assert sorted(port for _, port in found) == [2222, 8080, 8081, 8082]
     service = kube.get("service", f"lab-service-{lab}")["spec"]["clusterIP"]
-    found = _scan(kube, probe, [(service, port) for port in (22, 2222, 2375, 5540, 8080, 8081)])
-    assert sorted(port for _, port in found) == [22, 8080, 8081]
+    found = _scan(kube, probe, [(service, port) for port in (22, 2222, 2375, 5540, 8080, 8081, 8082)])
+    assert sorted(port for _, port in found) == [22, 8080, 8081, 8082]
 
 
 _SCAN = """
@@ -179,11 +179,11 @@ def test_the_guest_reaches_the_internet_and_nothing_of_the_cluster(
         *((node_ip, port) for port in (22, 6443, 10250, 10255, 10256, 15000, 16443, 2379, 12379)),
         *((bridge, port) for port in (22, 10250, 16443)),
         (api, 443), ("169.254.169.254", 80), ("169.254.169.254", 443), ("169.254.1.1", 80),
-        *((other, port) for port in (2222, 8080, 8081, 2375)),
-        *((other_service, port) for port in (22, 8080, 8081)),
+        *((other, port) for port in (2222, 8080, 8081, 8082, 2375)),
+        *((other_service, port) for port in (22, 8080, 8081, 8082)),
         (bystander, 8000),
-        *((own, port) for port in (8080, 8081, 2222)),
-        *(("172.16.0.1", port) for port in (22, 2222, 8080, 8081)),
+        *((own, port) for port in (8080, 8081, 8082, 2222)),
+        *(("172.16.0.1", port) for port in (22, 2222, 8080, 8081, 8082)),
         ("10.0.0.1", 80), ("192.168.0.1", 80), ("172.17.255.1", 80), ("100.64.0.1", 80), ("127.0.0.2", 8080),
         ("::1", 8081), ("fe80::1%eth0", 8081), ("fd00::1", 80), ("fec0::1", 80), ("2001:db8::1", 80),
     ]  # fmt: skip

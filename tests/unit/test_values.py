@@ -43,7 +43,18 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         ({"rootfs": {"diskSize": "63M"}}, "rootfs.diskSize: 63M is too small; at least 64.0 MiB"),
         (
             {"rootfs": {"diskSize": "5G"}},
+            (
+                "volumes.vmData.sizeLimit: 5Gi cannot hold rootfs.diskSize 5G and volumes.workspace.sizeLimit 512Mi"
+                " and terminal.recording.sizeLimit 64Mi"
+            ),
+        ),
+        (
+            {"rootfs": {"diskSize": "5G"}, "terminal": {"recording": {"enabled": False}}},
             "volumes.vmData.sizeLimit: 5Gi cannot hold rootfs.diskSize 5G and volumes.workspace.sizeLimit 512Mi",
+        ),
+        (
+            {"terminal": {"recording": {"sizeLimit": "64k"}}},
+            "terminal.recording.sizeLimit: 64k is too small; at least 1.0 MiB",
         ),
         ({"network": {"vmIp": "172.16.1.2"}}, "network.vmIp: 172.16.1.2 must be another address of 172.16.0.0/24"),
         (

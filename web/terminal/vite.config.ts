@@ -28,7 +28,7 @@ export default defineConfig({
     modulePreload: false,
     chunkSizeWarningLimit: 1000,
     rolldownOptions: {
-      input: { index: resolve(import.meta.dirname, "index.html"), login: resolve(import.meta.dirname, "login.html") },
+      input: Object.fromEntries(["index", "login", "join"].map((name) => [name, resolve(import.meta.dirname, `${name}.html`)])),
     },
   },
   plugins: [pack()],

@@ -14,10 +14,16 @@
 {{- end }}
 {{- end -}}
 
-{{/* Bytes of vmData that session disk and workspace leave; never 0, which would mean all that is free on the node. */}}
+{{/* Bytes of vmData that recordings may take. */}}
+{{- define "dozlab.recordingBytes" -}}
+{{- $t := .Values.terminal -}}
+{{- ternary (include "dozlab.bytes" $t.recording.sizeLimit) "0" (and $t.enabled $t.recording.enabled) -}}
+{{- end -}}
+
+{{/* Bytes of vmData that disk, workspace and recordings leave; never 0, which would mean all that is free on the node. */}}
 {{- define "dozlab.checkpointsLimit" -}}
 {{- $v := .Values -}}
-{{- $kept := add (include "dozlab.bytes" $v.rootfs.diskSize | int64) (include "dozlab.bytes" $v.volumes.workspace.sizeLimit | int64) -}}
+{{- $kept := add (include "dozlab.bytes" $v.rootfs.diskSize | int64) (include "dozlab.bytes" $v.volumes.workspace.sizeLimit | int64) (include "dozlab.recordingBytes" . | int64) -}}
 {{- max 1 (sub (include "dozlab.bytes" $v.volumes.vmData.sizeLimit | int64) $kept) -}}
 {{- end -}}
 

@@ -211,6 +211,33 @@ emptyDir:
 {{- join "," $origins -}}
 {{- end -}}
 
+{{/* Whether the session serves one of vscode, terminal, ports: (list $ name). */}}
+{{- define "dozlab.serves" -}}
+{{- $values := (index . 0).Values -}}
+{{- $is := dict "vscode" $values.codeServer.enabled "terminal" $values.terminal.enabled "ports" (and $values.terminal.enabled $values.ports.enabled) -}}
+{{- if get $is (index . 1) -}}yes{{- end -}}
+{{- end -}}
+
+{{- define "dozlab.portsPort" -}}{{ ternary "8082" "0" (eq (include "dozlab.serves" (list . "ports")) "yes") }}{{- end -}}
+
+{{/* Where browsers find the proxy to web servers in the guest: the user's word, else the route made here. */}}
+{{- define "dozlab.portsOrigin" -}}
+{{- $origin := .Values.ports.origin -}}
+{{- with .Values.ingress -}}
+{{- if and (not $origin) .enabled .ports.host -}}
+{{- $host := .ports.host -}}{{- $scheme := "http" -}}
+{{- range .tls -}}{{- if has $host .hosts -}}{{- $scheme = "https" -}}{{- end -}}{{- end -}}
+{{- $origin = printf "%s://%s" $scheme $host -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.httpRoute -}}
+{{- if and (not $origin) .enabled .ports.host -}}
+{{- $origin = printf "%s://%s" (ternary "https" "http" .tls) .ports.host -}}
+{{- end -}}
+{{- end -}}
+{{- $origin -}}
+{{- end -}}
+
 {{- define "dozlab.terminalPath" -}}{{ .Values.terminal.basePath | default "/" }}{{- end -}}
 
 {{/* Networks as a list with commas; a single address is a network of one. */}}

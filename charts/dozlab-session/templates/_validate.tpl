@@ -40,7 +40,7 @@ codeServer.password: this is the original chart's placeholder; choose one
 snapshot.enabled: needs rootfs.cache.enabled, since snapshots lie in the node's cache (--set rootfs.cache.enabled=true)
 {{- end -}}
 
-{{- $sizes := dict "rootfs.diskSize" $v.rootfs.diskSize "firecracker.overhead" $v.firecracker.overhead "snapshot.sizeLimit" $v.snapshot.sizeLimit -}}
+{{- $sizes := dict "rootfs.diskSize" $v.rootfs.diskSize "firecracker.overhead" $v.firecracker.overhead "snapshot.sizeLimit" $v.snapshot.sizeLimit "terminal.recording.sizeLimit" $v.terminal.recording.sizeLimit -}}
 {{- range $name, $volume := $v.volumes }}{{ $_ := set $sizes (printf "volumes.%s.sizeLimit" $name) $volume.sizeLimit }}{{ end -}}
 {{- $bad := 0 -}}
 {{- range $path, $size := $sizes -}}
@@ -55,8 +55,13 @@ snapshot.enabled: needs rootfs.cache.enabled, since snapshots lie in the node's 
 {{- if lt $disk 67108864 }}
 rootfs.diskSize: {{ include "dozlab.text" $v.rootfs.diskSize }} is too small; at least 64.0 MiB
 {{- end -}}
-{{- if gt (add $disk $workspace) (include "dozlab.bytes" $v.volumes.vmData.sizeLimit | int64) }}
-volumes.vmData.sizeLimit: {{ include "dozlab.text" $v.volumes.vmData.sizeLimit }} cannot hold rootfs.diskSize {{ include "dozlab.text" $v.rootfs.diskSize }} and volumes.workspace.sizeLimit {{ include "dozlab.text" $v.volumes.workspace.sizeLimit }}
+{{- $recorded := and $v.terminal.enabled $v.terminal.recording.enabled -}}
+{{- $recording := include "dozlab.recordingBytes" . | int64 -}}
+{{- if and $recorded (lt $recording 1048576) }}
+terminal.recording.sizeLimit: {{ include "dozlab.text" $v.terminal.recording.sizeLimit }} is too small; at least 1.0 MiB
+{{- end -}}
+{{- if gt (add $disk $workspace $recording) (include "dozlab.bytes" $v.volumes.vmData.sizeLimit | int64) }}
+volumes.vmData.sizeLimit: {{ include "dozlab.text" $v.volumes.vmData.sizeLimit }} cannot hold rootfs.diskSize {{ include "dozlab.text" $v.rootfs.diskSize }} and volumes.workspace.sizeLimit {{ include "dozlab.text" $v.volumes.workspace.sizeLimit }}{{ if $recorded }} and terminal.recording.sizeLimit {{ include "dozlab.text" $v.terminal.recording.sizeLimit }}{{ end }}
 {{- end -}}
 {{- end -}}
 
@@ -130,7 +135,13 @@ labels.{{ $key }}: not a label's value: at most 63 of letters, digits, - _ . (go
 {{- else if and (eq $route.vscode.host $route.terminal.host) $v.codeServer.enabled $v.terminal.enabled (eq $route.vscode.path (include "dozlab.terminalPath" $)) }}
 {{ $kind }}.terminal.host: the same host and path as {{ $kind }}.vscode; give each a host of its own, or set terminal.basePath and {{ $kind }}.vscode.path
 {{- end -}}
+{{- if and $route.ports.host (has $route.ports.host (list $route.terminal.host $route.vscode.host)) }}
+{{ $kind }}.ports.host: the same host as the terminal's or the editor's; web servers in the guest need one of their own
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.ports.origin (has (lower $v.ports.origin) (include "dozlab.origins" . | lower | splitList ",")) }}
+ports.origin: {{ $v.ports.origin }} is the terminal's; web servers in the guest need an origin of their own
 {{- end -}}
 {{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) }}
 httpRoute.parentRefs: not set; name the Gateway ({name: ...})
@@ -139,7 +150,7 @@ httpRoute.parentRefs: not set; name the Gateway ({name: ...})
 
 {{/* Asked by the template that Helm renders first, so that `--set terminal=null` is told here and nowhere deeper. */}}
 {{- define "dozlab.groups" -}}
-{{- $groups := list "session" "rootfs" "snapshot" "network" "firecracker" "vm" "ssh" "terminal" "codeServer" "volumes" "image" "initContainers"
+{{- $groups := list "session" "rootfs" "snapshot" "network" "firecracker" "vm" "ssh" "terminal" "ports" "codeServer" "volumes" "image" "initContainers"
   "devices" "service" "ingress" "httpRoute" "networkPolicy" "serviceMonitor" "tests" -}}
 {{- range $groups }}{{ if not (kindIs "map" (get $.Values .)) }}{{ fail (printf "%s: null is no group of values; leave it out for the defaults" .) }}{{ end }}{{ end -}}
 {{- end -}}

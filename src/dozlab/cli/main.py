@@ -30,9 +30,9 @@ def cli() -> None:
 
 
 def _register() -> None:
-    from dozlab.cli import component_commands, image_commands, machine_commands, session_commands
+    from dozlab.cli import component_commands, image_commands, machine_commands, session_commands, share_commands
 
-    for module in (session_commands, machine_commands, image_commands, component_commands):
+    for module in (session_commands, machine_commands, share_commands, image_commands, component_commands):
         for command in module.COMMANDS:
             cli.add_command(command)
 

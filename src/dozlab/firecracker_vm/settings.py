@@ -5,7 +5,7 @@ probe boot may take), BOOT_PATIENCE (seconds of silence before init; 0 chooses b
 the guest to shut down), NETWORK_WAIT (seconds to wait for network-setup, where it is started at the same time; 0),
 SNAPSHOTS_DIR (folder of prepared snapshots: a fresh session that fits one is restored from it; empty: always boot),
 SNAPSHOT_OUT (empty folder: boot, save the machine there once it is ready, and end), IDLE_PAUSE (seconds without a
-connection to USER_PORTS (8080,8081) or SSH_RELAY_PORT after which the guest is paused until the next one; 0: never),
+connection to USER_PORTS (8080 to 8082) or SSH_RELAY_PORT after which the guest is paused until the next one; 0: never),
 CHECKPOINTS_LIMIT (bytes all checkpoints may take together; 0: what is free). With --prepare: PREPARE_TIMEOUT (seconds
 that may take), SNAPSHOTS_LIMIT (bytes all snapshots may take together).
 """
@@ -122,5 +122,5 @@ class Settings:
 
 def _ports(env: Env) -> tuple[int, ...]:
     """Return the ports of terminal and editor; none where what is told is no list of ports."""
-    words = env.words("USER_PORTS") or ["8080", "8081"]
+    words = env.words("USER_PORTS") or ["8080", "8081", "8082"]
     return tuple(int(word) for word in words) if all(word.isdecimal() and int(word) < 65536 for word in words) else ()

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+FIELDS = ("shell", "client")
+"""What a record may be about beside the session: given by `about()`, or by `extra=` of one record, which wins."""
+_about: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar("dozlab-log-about", default={})  # noqa: B039
+
+
+def about(**fields: str) -> None:
+    """Say what the rest of this task is about: its records, whoever logs them, get these fields, and no others.
+
+    :param fields: ids of `FIELDS` that may be logged; "" is left out
+    """
+    _about.set({name: value for name, value in fields.items() if name in FIELDS and value})
+
+
+def _fields(record: logging.LogRecord) -> dict[str, str]:
+    known = _about.get()
+    found = {name: getattr(record, name, None) or known.get(name, "") for name in FIELDS}
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def _one_line(text: str) -> str:
+    """Return text that cannot pass for a second record: a guest or a client may have had a say in it."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class _Plain(logging.Formatter):
@@ -15,6 +42,10 @@ class _Plain(logging.Formatter):
 
     def __init__(self, component: str) -> None:
         super().__init__(f"%(asctime)s {component} %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        return _one_line(super().formatMessage(record).rstrip() + fields)
 
 
 class _Json(logging.Formatter):
@@ -28,7 +59,8 @@ class _Json(logging.Formatter):
             "level": record.levelname.lower(),
             "component": self._component,
             "session": os.environ.get("SESSION_ID", ""),
-            "message": record.getMessage(),
+            **_fields(record),
+            "message": record.getMessage().rstrip(),
         }
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)

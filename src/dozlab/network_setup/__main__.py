@@ -23,7 +23,8 @@ HELP = """Make the guest's side of the network in the namespace we are in: tap, 
 Safe to run again: a second run changes what has changed. Needs NET_ADMIN and /dev/net/tun. Environment: SESSION_ID,
 SHARED_DIR (/shared), GATEWAY_IP (172.16.0.1), VM_IP (172.16.0.2), TAP_DEVICE_NAME (tap0), TAP_UID (own), DNS_SERVERS
 (those of /etc/resolv.conf), EGRESS_ALLOW, EGRESS_DENY (networks), WORKSPACE_PORT (5540), SSH_RELAY_PORT (2222),
-UPLINK_DEVICE (that of the default route), HOST_IP and KUBERNETES_SERVICE_HOST (closed to the guest).
+PORTS_PORT (of the terminal's proxy, 0: none), UPLINK_DEVICE (that of the default route), HOST_IP and
+KUBERNETES_SERVICE_HOST (closed to the guest).
 Writes network.json to SHARED_DIR."""
 
 

@@ -14,7 +14,7 @@ from dozlab.network_setup.settings import Settings
 
 TABLE = "dozlab"
 PUBLIC_PORTS = (8080, 8081)
-"""Editor and terminal: open from the uplink's side, with the SSH relay's port."""
+"""Editor and terminal: open from the uplink's side, with the ports of the SSH relay and of the terminal's proxy."""
 
 EVERYTHING = IPv4Network("0.0.0.0/0")
 CLOSED = tuple(
@@ -92,7 +92,7 @@ def _antispoof(settings: Settings, facts: Facts) -> list[str]:
 
 
 def _input(settings: Settings) -> list[str]:
-    ports = _set(sorted({*PUBLIC_PORTS, settings.relay_port}))
+    ports = _set(sorted({*PUBLIC_PORTS, settings.relay_port, *filter(None, [settings.ports_port])}))
     return [
         'iifname "lo" accept',
         "ct state invalid drop",

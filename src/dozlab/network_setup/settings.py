@@ -39,6 +39,8 @@ class Settings:
     """TCP port of the gateway address that the guest may reach (the workspace bridge)."""
     relay_port: int
     """TCP port of the SSH relay, open from the uplink's side beside 8080 and 8081."""
+    ports_port: int
+    """TCP port of the terminal's proxy to web servers in the guest, open in the same way; 0: none."""
     uplink: str
     """Device to the world; empty for that of the default route."""
     protected: tuple[IPv4Network, ...]
@@ -93,6 +95,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> Settings:
         deny=networks("EGRESS_DENY"),
         workspace_port=env.integer("WORKSPACE_PORT", 5540, low=0, high=65535),
         relay_port=env.integer("SSH_RELAY_PORT", 2222, low=1, high=65535),
+        ports_port=env.integer("PORTS_PORT", 0, low=0, high=65535),
         uplink=values.get("UPLINK_DEVICE", ""),
         protected=_protected(values),
     )

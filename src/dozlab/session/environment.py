@@ -51,10 +51,20 @@ def init_rootfs(values: Values) -> Environment:
     }
 
 
+def serves_ports(values: Values) -> bool:
+    """Tell whether there is a proxy to web servers in the guest: a part of the terminal."""
+    return values.terminal.enabled and values.ports.enabled
+
+
+def _ports_port(values: Values) -> str:
+    return "8082" if serves_ports(values) else "0"
+
+
 def network_setup(values: Values, *, tap_uid: int) -> Environment:
     """Return network-setup's own variables."""
     return {
         "TAP_UID": str(tap_uid),
+        "PORTS_PORT": _ports_port(values),
         "EGRESS_ALLOW": ",".join(values.network.egress.allow),
         "EGRESS_DENY": ",".join(values.network.egress.deny),
     }
@@ -82,9 +92,16 @@ def terminal_sidecar(values: Values, *, view: Path = POD) -> Environment:
     """Return terminal-sidecar's own variables."""
     return {
         "PORT": "8081",
+        "PORTS_PORT": _ports_port(values),
+        "PORTS_ORIGIN": values.ports.origin,
         "BASE_PATH": values.terminal.base_path,
         "ALLOWED_ORIGINS": ",".join(values.terminal.allowed_origins),
+        "TRUSTED_PROXIES": ",".join(values.terminal.trusted_proxies),
         "PASSWORD_FILE": str(view / "shared/password"),
+        "RECORDING": str(values.terminal.recording.enabled).lower(),
+        "RECORDING_DIR": str(view / "vm-data/recordings"),
+        "RECORDING_LIMIT": str(parse_size(values.terminal.recording.size_limit)),
+        "RECORD_INPUT": str(values.terminal.recording.input).lower(),
     }
 
 

@@ -110,7 +110,8 @@ def _init_rootfs(layout: Layout, plan: Plan, meanwhile: Callable[[], None]) -> N
 
 def _hand_over(layout: Layout, uid: int | None) -> None:
     """Give the session's uid what its components write. Only paths of ours: nothing a guest could have linked."""
-    for folder in (layout.vm_data, layout.vm_data / "disk", layout.vm_data / "workspace", layout.coder, layout.shared):
+    parts = [layout.vm_data / name for name in ("disk", "workspace", "recordings")]
+    for folder in (layout.vm_data, *parts, layout.coder, layout.shared):
         folder.mkdir(exist_ok=True, mode=0o700)
     shutil.copyfile(layout.password, layout.shared / "password")
     (layout.shared / "password").chmod(0o600)
@@ -119,7 +120,7 @@ def _hand_over(layout: Layout, uid: int | None) -> None:
     if uid is None:
         return
     disk = layout.vm_data / "disk"
-    for path in (layout.vm_data, disk, layout.vm_data / "workspace", layout.coder, layout.shared):
+    for path in (layout.vm_data, *parts, layout.coder, layout.shared):
         os.chown(path, uid, uid)
     for path in (*disk.rglob("*"), *layout.shared.iterdir()):
         os.lchown(path, uid, uid)

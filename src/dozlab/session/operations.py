@@ -21,7 +21,7 @@ from dozlab.firecracker_vm.checkpoints import SAVE_LIMIT
 from dozlab.lib import control, files, paths, proc
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.timeline import Entry
-from dozlab.session import planning, preflight, resources, state
+from dozlab.session import environment, planning, preflight, resources, state
 from dozlab.session.layout import COMPONENTS, Layout, check_id
 from dozlab.session.ports import NONE, choose
 
@@ -99,7 +99,8 @@ def _create(
 ) -> state.Facts:
     """Make the session's folders and write down what was chosen. A failure leaves nothing new behind."""
     old = state.Facts.load(layout.facts)
-    ports = choose(values.publish, state.promised_ports()) if publish else NONE
+    proxy = environment.serves_ports(values)
+    ports = choose(values.publish, state.promised_ports(), proxy=proxy) if publish else NONE
     uid = None if os.getuid() != 0 else old.uid if old else state.free_uid()
     fresh = not layout.state.exists()
     try:

@@ -30,7 +30,7 @@ def make_plan(layout: Layout, facts: state.Facts, values: Values, *, cold: bool 
     if resources.FIRECRACKER in facts.resources:
         own["firecracker-vm"]["FIRECRACKER_BIN"] = str(POD / resources.FIRECRACKER)
     if values.terminal.enabled:
-        own["terminal-sidecar"] = environment.terminal_sidecar(values)
+        own["terminal-sidecar"] = environment.terminal_sidecar(values) | {"PORTS_PUBLISHED": str(facts.ports.ports)}
     if values.code_server.enabled:
         own["code-server"] = environment.code_server(values)
     read_only = {name: str(path) for name, path in python.host_paths().items()}

@@ -13,7 +13,7 @@ from dozlab.lib.errors import DozlabError
 if TYPE_CHECKING:
     from dozlab.values import Publish
 
-EDITOR, TERMINAL, SSH = 8080, 8081, 2222
+EDITOR, TERMINAL, PROXY, SSH = 8080, 8081, 8082, 2222
 """The ports inside the session's namespace, and the first choice on the host."""
 
 
@@ -24,10 +24,12 @@ class Ports:
     vscode: int
     terminal: int
     ssh: int
+    ports: int = 0
+    """Of the proxy to web servers in the guest."""
 
     def pairs(self) -> list[tuple[int, int]]:
         """Return (host, namespace) ports; what has port 0 on the host is not published."""
-        usual = [(self.vscode, EDITOR), (self.terminal, TERMINAL), (self.ssh, SSH)]
+        usual = [(self.vscode, EDITOR), (self.terminal, TERMINAL), (self.ssh, SSH), (self.ports, PROXY)]
         return [(host, inside) for host, inside in usual if host]
 
 
@@ -35,10 +37,11 @@ NONE = Ports(0, 0, 0)
 """Nothing is published."""
 
 
-def choose(publish: Publish, taken: Iterable[int] = ()) -> Ports:
+def choose(publish: Publish, taken: Iterable[int] = (), *, proxy: bool = True) -> Ports:
     """Return free ports: the ones asked for, else the usual ones, else any.
 
     :param taken: ports that other sessions of ours have been promised
+    :param proxy: the proxy to web servers in the guest is served
     :raises DozlabError: when a port that was asked for is in use or may not be opened
     """
     used = set(taken)
@@ -60,6 +63,7 @@ def choose(publish: Publish, taken: Iterable[int] = ()) -> Ports:
         vscode=pick("vscode", publish.vscode, EDITOR),
         terminal=pick("terminal", publish.terminal, TERMINAL),
         ssh=pick("ssh", publish.ssh, SSH),
+        ports=pick("ports", publish.ports, PROXY) if proxy else 0,
     )
 
 

@@ -169,7 +169,7 @@ def promised_ports() -> set[int]:
         layout = Layout(name)
         facts = Facts.load(layout.facts)
         if facts and alive(layout):
-            taken |= {facts.ports.vscode, facts.ports.terminal, facts.ports.ssh}
+            taken |= {host for host, _ in facts.ports.pairs()}
     return taken
 
 

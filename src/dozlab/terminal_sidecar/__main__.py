@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before asyncio is imported
+import os
+
+if __name__ == "__main__" and not os.environ.get("TLS_CERT"):  # before asyncio is imported
     from dozlab.lib import lean
 
     lean.with_ssl_in_name_only()
@@ -10,7 +12,6 @@ if __name__ == "__main__":  # before asyncio is imported
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
@@ -53,12 +54,17 @@ def make_server(settings: Settings) -> uvicorn.Server:
     """
     import uvicorn
 
+    from dozlab.terminal_sidecar import doors
     from dozlab.terminal_sidecar.protocol import MAX_FRAME
     from dozlab.terminal_sidecar.server import Sidecar
 
+    doors.raise_limits()
     sidecar = Sidecar(settings)
+    sidecar.ports.bind()
+    certificate = sidecar.certificate
     config = uvicorn.Config(
-        sidecar.app, log_config=None, access_log=False, lifespan="on", http="h11", ws="websockets-sansio",
+        sidecar.app, log_config=None, access_log=False, lifespan="on", http=doors.Http, ws=doors.WebSockets,
+        ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
         ws_per_message_deflate=False, ws_max_size=MAX_FRAME, ws_ping_interval=15.0, ws_ping_timeout=20.0,
         proxy_headers=False, server_header=False, timeout_keep_alive=2, timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=32 << 10,
@@ -85,6 +91,8 @@ def make_server(settings: Settings) -> uvicorn.Server:
 def main(argv: list[str] | None = None) -> int:
     """Run the sidecar. Its interface is the environment (`--help` lists it)."""
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["share"]:
+        return _share(arguments[1:])
     if arguments:
         (sys.stdout if arguments[0] in ("-h", "--help") else sys.stderr).write(HELP)
         return 0 if arguments[0] in ("-h", "--help") else 2
@@ -101,6 +109,16 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
+
+
+def _share(words: list[str]) -> int:
+    from dozlab.terminal_sidecar.people import share
+
+    try:
+        return share.main(words)
+    except DozlabError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
 
 
 def _serve(settings: Settings) -> None:

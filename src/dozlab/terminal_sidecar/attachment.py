@@ -11,35 +11,52 @@ from collections import deque
 from dozlab.terminal_sidecar import protocol
 from dozlab.terminal_sidecar.history import History
 
+MOST_CONTROL = 64
+"""Frames other than output that may wait for a client."""
 LEAST_CREDIT, MOST_CREDIT = 128 << 10, 512 << 10
 _AHEAD = 0.03
-"""Seconds of work that a client's emulator may have before it: what Ctrl-C waits for (notes: 5 MB/s is a slow one)."""
+"""Seconds of its own work that a client may have before it: what Ctrl-C waits for (notes: 5 MB/s is a slow one)."""
+_LEAST_PIECE = 32 << 10
+"""Bytes of credit that more output than that waits for: else each small ack would free a small frame, for ever."""
+_GAIN = 1.25
+"""Round trips of output under way, so that a rate that only the credit holds down shows itself and grows."""
+_LEAST_WINDOW = 0.02
+"""Seconds over which a rate is measured at least."""
 STALLED_AFTER = 10.0
 """Seconds without an ack after which a client no longer holds its shell back."""
 
 
 class Credit:
-    """Bytes that may be sent beyond what the emulator has parsed.
+    """Bytes that may be sent beyond what the emulator has parsed: what a client takes in its round trip and `_AHEAD`.
 
-    Grows while the network is what is slow (received ~ parsed), follows the emulator's own rate while that is.
+    Whether the network or the emulator is what is slow makes no difference to who waits behind the bytes under way.
     """
 
     def __init__(self, now: float) -> None:
         self.size = LEAST_CREDIT
-        self._since, self._bytes = now, 0
+        self._round_trip = 0.0
+        self.begun(0, now)
 
-    def acked(self, newly: int, backlog: int, now: float) -> None:
-        """Take an ack: bytes newly parsed, bytes received but not parsed yet, and the time in seconds."""
+    def begun(self, under_way: int, now: float) -> None:
+        """Begin to measure the rate anew, until all that is under way now has been acknowledged."""
+        self._since, self._bytes, self._most, self._round = now, 0, 0, under_way
+
+    def answered(self, seconds: float) -> None:
+        """Take how long output was under way that had nothing before it."""
+        longest = self._round_trip * _GAIN if self._round_trip else seconds  # one late answer is not a longer way
+        self._round_trip = min(seconds, longest)
+
+    def acked(self, newly: int, under_way: int, now: float) -> None:
+        """Take an ack: bytes newly parsed, bytes that were under way before it, and the time in seconds."""
         self._bytes += newly
+        self._most = max(self._most, under_way)
         spent = now - self._since
-        if spent < 0.02:
+        if spent < _LEAST_WINDOW or self._bytes < self._round:
             return
-        if backlog < self.size // 4:
-            wanted = self.size * 5 // 4
-        else:
-            wanted = (self.size + int(self._bytes / spent * _AHEAD)) // 2
-        self.size = max(LEAST_CREDIT, min(MOST_CREDIT, wanted))
-        self._since, self._bytes = now, 0
+        if self._most > self.size // 2:  # else it is the program that is slow
+            wanted = int(self._bytes / spent * (self._round_trip * _GAIN + _AHEAD))
+            self.size = max(LEAST_CREDIT, min(MOST_CREDIT, (self.size + wanted) // 2))
+        self.begun(under_way - newly, now)
 
 
 class Attachment:
@@ -49,8 +66,11 @@ class Attachment:
         self._history = history
         self._control: deque[bytes] = deque()
         self._later: deque[tuple[int, bytes]] = deque()
+        self._state: bytes | None = None
         self._replay_until: int | None = None
         self.credit = Credit(now)
+        self._quiet = True  # nothing was under way when output was last sent
+        self._first: tuple[int, float] | None = None  # offset and time of output that had nothing before it
         self.replays = 0
         self._progress = now
         self.position = self.acked = 0
@@ -70,8 +90,17 @@ class Attachment:
         self.replays += 1
 
     def control(self, frame: bytes) -> None:
-        """Queue a frame that is not output; it goes before the output that is still to be sent."""
-        self._control.append(frame)
+        """Queue a frame that is not output; it goes before the output that is still to be sent.
+
+        A client that does not read makes nothing grow: beyond `MOST_CONTROL` frames nothing is queued, which are
+        answers to its own PINGs then.
+        """
+        if len(self._control) < MOST_CONTROL:
+            self._control.append(frame)
+
+    def state(self, frame: bytes) -> None:
+        """Queue the newest STATE in place of one that was not sent yet: a client that does not read costs no more."""
+        self._state = frame
 
     def first(self, frame: bytes) -> None:
         """Queue a frame before all others."""
@@ -87,19 +116,28 @@ class Attachment:
             self._replay()  # too slow for the history
         if self._control:
             return self._control.popleft()
+        if self._state is not None:
+            frame, self._state = self._state, None
+            return frame
         if self._replay_until is not None and self.position >= self._replay_until:
             self._replay_until = None
             return protocol.replay_end(self.position)
         if self._later and self.position >= self._later[0][0]:
             return self._later.popleft()[1]
-        room = min(self.credit.size - (self.position - self.acked), self._history.end - self.position)
-        if self._replay_until is not None:
-            room = min(room, self._replay_until - self.position)
-        if room <= 0:
+        ready = (self._history.end if self._replay_until is None else self._replay_until) - self.position
+        room = self.credit.size - (self.position - self.acked)
+        if ready <= 0 or room < min(ready, _LEAST_PIECE):
             return None
-        data = self._history.read(self.position, min(room, protocol.MAX_OUTPUT))
+        data = self._history.read(self.position, min(ready, room, protocol.MAX_OUTPUT))
         offset, self.position = self.position, self.position + len(data)
         return protocol.output(offset, data)
+
+    def sent(self, now: float) -> None:
+        """Note that what was pulled has left."""
+        if self._quiet and self.position > self.acked:
+            self._quiet = False
+            self._first = self.position, now
+            self.credit.begun(self.position - self.acked, now)
 
     def ack(self, frame: protocol.Ack, now: float) -> None:
         """Take an ack.
@@ -109,9 +147,13 @@ class Attachment:
         if frame.parsed > self.position or frame.received > self.position:
             raise protocol.ProtocolError("ack of output that was not sent")
         if frame.parsed > self.acked:
-            self.credit.acked(frame.parsed - self.acked, frame.received - frame.parsed, now)
+            if self._first is not None and frame.parsed >= self._first[0]:
+                self.credit.answered(now - self._first[1])
+                self._first = None
+            self.credit.acked(frame.parsed - self.acked, self.position - self.acked, now)
             self.acked = frame.parsed
             self._progress = now
+            self._quiet = self.acked >= self.position
 
     def stalled(self, now: float) -> bool:
         """Tell whether output is in flight and nothing was acknowledged for a long time."""

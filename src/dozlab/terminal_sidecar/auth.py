@@ -9,7 +9,9 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
 from urllib.parse import urlsplit
 
 from argon2 import PasswordHasher
@@ -29,6 +31,39 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.5, 4.0  # seconds before the next attempt of an
 _FORGET = 900.0  # seconds after which failures are forgotten
 _MOST_WAITING = 8
 _MOST_LANES = 4096
+_MOST_COOKIES = 16
+
+
+Role = Literal["owner", "editor", "viewer"]
+"""Owners type, manage and decide the size; editors type; viewers only watch."""
+ROLES: tuple[Role, ...] = ("owner", "editor", "viewer")
+Need = Literal["any", "types", "manages"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """Whom a cookie belongs to. `id` is random, stays the same as long as the cookie, and may be shown and logged."""
+
+    id: str
+    role: Role
+    name: str
+    """What the person or the invitation said, or ""; plain text."""
+    key: str
+    """`Tokens.key` of the cookie's token."""
+
+    @property
+    def types(self) -> bool:
+        """Tell whether it may change anything in the guest."""
+        return self.role in ("owner", "editor")
+
+    @property
+    def manages(self) -> bool:
+        """Tell whether it may decide who else comes in."""
+        return self.role == "owner"
+
+    def may(self, need: Need) -> bool:
+        """Tell whether its role is enough."""
+        return need == "any" or (self.types if need == "types" else self.manages)
 
 
 class Busy(Exception):
@@ -61,7 +96,7 @@ class Gate:
         self._hash = settings.hashed_password or _HASHER.hash(settings.password)
         self._clock = clock
         self._lanes: dict[str, _Lane] = {}
-        self._hashing = asyncio.Lock()
+        self._hashing = {known: asyncio.Lock() for known in (True, False)}  # a flood of strangers delays strangers
 
     async def check(self, password: str, lane_name: str) -> bool:
         """Tell whether the password is right.
@@ -77,7 +112,7 @@ class Gate:
             async with lane.turn:
                 if wait := lane.delay(self._clock()):
                     await asyncio.sleep(wait)
-                async with self._hashing:
+                async with self._hashing[lane_name.startswith("device ")]:
                     right = await asyncio.to_thread(self._verify, password)
                 lane.failures = 0 if right else lane.failures + 1
                 lane.last = self._clock()
@@ -103,18 +138,23 @@ class Gate:
 
 
 class Tokens:
-    """Random tokens in memory, kept as digests, each with an end."""
+    """Random tokens in memory, kept as digests, each with a member and an end."""
 
     def __init__(self, clock: Callable[[], float], *, seconds: float = TOKEN_SECONDS, most: int = _MOST_TOKENS) -> None:
         self._clock, self._seconds, self._most = clock, seconds, most
-        self._ends: dict[str, float] = {}
+        self._ends: dict[str, tuple[Member, float]] = {}
 
-    def issue(self) -> str:
-        """Return a new token; the oldest is forgotten when there are too many."""
+    def issue(self, role: Role = "owner", name: str = "", *, seconds: float | None = None) -> str:
+        """Return a new token; the oldest is forgotten when there are too many.
+
+        :param seconds: how long it is good for, where that is not what all are
+        """
         token = secrets.token_urlsafe(32)
         while len(self._ends) >= self._most:
             del self._ends[next(iter(self._ends))]
-        self._ends[self.key(token)] = self._clock() + self._seconds
+        key = self.key(token)
+        end = self._clock() + (self._seconds if seconds is None else seconds)
+        self._ends[key] = Member(secrets.token_hex(4), role, name, key), end
         return token
 
     @staticmethod
@@ -122,20 +162,34 @@ class Tokens:
         """Return the name under which a token is kept; looking it up leaks nothing of the token by timing."""
         return hashlib.sha256(token.encode()).hexdigest()
 
+    def member(self, token: str) -> Member | None:
+        """Return whom the token belongs to; None for one that was not issued here, was revoked or has ended."""
+        key = self.key(token)
+        member, end = self._ends.get(key, (None, 0.0))
+        if member is not None and self._clock() >= end:
+            del self._ends[key]
+            return None
+        return member
+
     def valid(self, token: str) -> bool:
         """Tell whether the token was issued here and has not ended."""
-        key = self.key(token)
-        end = self._ends.get(key)
-        if end is None:
-            return False
-        if self._clock() >= end:
-            del self._ends[key]
-            return False
-        return True
+        return self.member(token) is not None
 
-    def revoke(self, token: str) -> None:
-        """Forget a token."""
-        self._ends.pop(self.key(token), None)
+    def known(self, key: str) -> bool:
+        """Tell whether the token of that key is still good: for what lives longer than one request."""
+        return key in self._ends and self._clock() < self._ends[key][1]
+
+    def rename(self, key: str, name: str) -> Member | None:
+        """Give the member of that key another name and return it; None when there is none."""
+        if key not in self._ends:
+            return None
+        member, end = self._ends[key]
+        self._ends[key] = replace(member, name=name), end
+        return self._ends[key][0]
+
+    def revoke(self, key: str) -> None:
+        """Forget the token of that key."""
+        self._ends.pop(key, None)
 
 
 class Origins:
@@ -176,6 +230,10 @@ class Cookies:
         parts = [f"{name}={value}", f"Path={self._path}", f"Max-Age={seconds}", "HttpOnly", "SameSite=Strict"]
         return "; ".join(parts + (["Secure"] if secure else []))
 
-    def token(self, cookies: Mapping[str, str]) -> str:
-        """Return the session's token among a request's cookies, or ""."""
-        return cookies.get(self.session, "")
+    def tokens(self, headers: Iterable[str]) -> list[str]:
+        """Return what a request's Cookie headers hold under the session's name.
+
+        It can be several: a page on another port of this host can add cookies of that name (RFC 6265, section 8.5).
+        """
+        pairs = (pair.strip().partition("=") for header in headers for pair in header.split(";"))
+        return [value for name, _, value in pairs if name == self.session and value][:_MOST_COOKIES]

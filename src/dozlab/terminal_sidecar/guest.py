@@ -1,4 +1,4 @@
-"""The one SSH connection into the guest: made, watched, made again. The only module that imports asyncssh.
+"""The one SSH connection into the guest: made, watched, made again. With `pipe`, the only module that imports asyncssh.
 
 The key and the pinned host key come from SHARED_DIR; without both there is no connection, and never another shell.
 
@@ -15,15 +15,16 @@ import itertools
 import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import asyncssh
 
 from dozlab.lib import tasks
-from dozlab.lib.tcp import outlive_a_pause
+from dozlab.lib.tcp import outlive_a_pause, round_trip
 from dozlab.terminal_sidecar.machine import Machine, started_anew
+from dozlab.terminal_sidecar.pipe import PIPE_WINDOW, Away, Pipe, Still
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,30 @@ lost, and the kernel repeats it after 1 s and 3 s only. Now and then longer, for
 _LOGIN_TIMEOUT = 10.0
 _RETRY_FIRST, _RETRY_DIAL, _RETRY_LOGIN = 0.25, 1.0, 2.0
 """Seconds between attempts: at first, and at most after one that reached nobody or was turned away."""
+
+
+_OPEN_SECONDS = 10.0
+_LOOPBACK = ("127.0.0.1", "::1")
+
+_T = TypeVar("_T")
+
+_MSG_IGNORE = 2
+"""RFC 4253, section 12."""
+
+
+def _without_ignore(connection: asyncssh.SSHClientConnection) -> None:
+    """Send no IGNORE packet before each packet from now on.
+
+    asyncssh does so against an attack on CBC (RFC 4251, section 9.3.1), which we do not offer. It costs a system call
+    here, and sshd a packet more, for every key that is pressed.
+    """
+    send = connection.send_packet
+
+    def send_packet(kind: int, *fields: bytes, handler: Any = None) -> None:
+        if kind != _MSG_IGNORE:
+            send(kind, *fields, handler=handler)
+
+    setattr(connection, "send_packet", send_packet)  # noqa: B010  (mypy knows it as a method)
 
 
 class ShellEvents(Protocol):
@@ -121,6 +146,7 @@ class Guest:
         """What firecracker-vm says of it."""
         self._listeners: list[Callable[[], None]] = []
         self._live, self._moving, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._standing = asyncio.Event()
         self._moving.set()
         self._socket: socket.socket | None = None
         self._connection: asyncssh.SSHClientConnection | None = None
@@ -132,10 +158,17 @@ class Guest:
         """Tell whether the guest stands still, so that nothing must be sent to it."""
         return self.machine is not None and self.machine.still
 
+    @property
+    def latency(self) -> float | None:
+        """Return the round trip to the guest in seconds, as the kernel measures it; None while it does not answer."""
+        sock = self._socket
+        return round_trip(sock) if sock is not None and self.state == "live" and not self.still else None
+
     def machine_changed(self, before: Machine | None, now: Machine | None) -> None:
         """Take what firecracker-vm says now: stand still and go on with the guest, let go of one that is no more."""
         self.machine = now
         (self._moving.clear if self.still else self._moving.set)()
+        (self._standing.set if self.still else self._standing.clear)()
         self._news.set()
         self._set_keepalive()
         anew = started_anew(before, now)
@@ -203,6 +236,97 @@ class Guest:
             lambda: channel, term_type="xterm-256color", term_size=(cols, rows), encoding=None, window=WINDOW,
             env={"COLORTERM": "truecolor", "LANG": "C.UTF-8"},
         )  # fmt: skip
+
+    # --- for files and ports
+
+    async def command(self, line: str) -> Pipe:
+        """Run a command of the guest's shell; what it writes to stderr is not kept.
+
+        :raises Still: while the machine stands still
+        :raises Away: when there is no connection, or the guest refuses
+        """
+        writer, reader, _ = await self._opened(
+            lambda connection: connection.open_session(
+                f"{line} 2>/dev/null", encoding=None, window=PIPE_WINDOW, request_pty=False
+            )
+        )
+        return Pipe(reader, writer)
+
+    async def subsystem(self, name: str) -> Pipe:
+        """Open a subsystem of the guest's sshd, such as `sftp`. Raises as `command`."""
+        writer, reader, _ = await self._opened(
+            lambda connection: connection.open_session(
+                subsystem=name, encoding=None, window=PIPE_WINDOW, request_pty=False
+            )
+        )
+        return Pipe(reader, writer)
+
+    async def dial(self, port: int) -> Pipe:
+        """Connect to a TCP port in the guest, as a program there would to localhost. Raises as `command`."""
+        fault: Away | None = None
+        for host in (*_LOOPBACK, self._host):
+            try:
+                reader, writer = await self._opened(
+                    lambda connection, host=host: connection.open_connection(  # type: ignore[misc]
+                        host, port, encoding=None, window=PIPE_WINDOW
+                    )
+                )
+            except Away as error:
+                fault = fault or error
+                if self.state != "live":
+                    break
+            else:
+                return Pipe(reader, writer)
+        raise fault or Away("nobody listens there")
+
+    async def _opened(self, ask: Callable[[asyncssh.SSHClientConnection], Awaitable[_T]]) -> _T:
+        if self.still:
+            raise Still
+        connection = self._connection
+        if connection is None or self.state != "live":
+            raise Away("the machine does not answer yet")
+        try:
+            return await self.patiently(ask(connection), _OPEN_SECONDS)
+        except TimeoutError as error:
+            raise Away("the machine does not answer") from error
+        except (asyncssh.Error, OSError) as error:
+            raise Away(str(error) or type(error).__name__) from error
+
+    async def moves(self) -> None:
+        """Wait until the machine does not stand still."""
+        await self._moving.wait()
+
+    async def unless_still(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Return what the work does; it is stopped when the machine stands still before it is done.
+
+        :raises Still: then
+        """
+        doing: asyncio.Task[_T] = tasks.start(work, name="unless-still", guard=False)
+        standing = tasks.start(self._standing.wait(), name="standing", guard=False)
+        try:
+            await asyncio.wait({doing, standing}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise Still
+            return doing.result()
+        finally:
+            await tasks.stop([doing, standing])
+
+    async def patiently(self, answer: Awaitable[_T], seconds: float) -> _T:
+        """Return what the guest answers; the time it stands still does not count.
+
+        :raises TimeoutError: when it does not answer within `seconds` although it runs
+        """
+        waiting = asyncio.ensure_future(answer)
+        try:
+            while True:
+                still = self.still
+                done, _ = await asyncio.wait({waiting}, timeout=seconds)
+                if done:
+                    return waiting.result()
+                if not (still or self.still):
+                    raise TimeoutError
+        finally:
+            waiting.cancel()
 
     def _set(self, state: State) -> None:
         if state == self.state:
@@ -278,6 +402,7 @@ class Guest:
         except BaseException:
             sock.close()
             raise
+        _without_ignore(self._connection)
         return self._connection
 
     async def _dial(self, patience: float) -> socket.socket:

@@ -23,6 +23,7 @@ class History:
         self._capacity = capacity
         self._buffer = bytearray()  # grows to capacity, then is a ring: byte of offset o at o % capacity
         self._modes = ModeTracker()
+        self._known = 0, ModeTracker()  # the modes at some offset, as found by `modes()`
 
     def append(self, data: bytes) -> None:
         """Add printed bytes, forgetting the oldest ones over the capacity."""
@@ -51,26 +52,41 @@ class History:
             return bytes(self._buffer[at : at + size])
         return bytes(self._buffer[at:]) + bytes(self._buffer[: size - first])
 
+    @property
+    def capacity(self) -> int:
+        """Return the bytes it keeps at most."""
+        return self._capacity
+
     def holds(self, offset: int) -> bool:
         """Tell whether a client that got as far as `offset` can go on from there."""
         return self.start <= offset <= self.end
 
-    def replay(self) -> tuple[int, bytes]:
+    def replay(self, at: int = 0) -> tuple[int, bytes]:
         """Return where a replay into a fresh emulator begins, and its preamble.
 
         It begins after a line's end, so that no half of an escape sequence or character is shown as text.
+
+        :param at: offset from which on the output is wanted; 0: all there is
         """
-        if self.start == 0:
+        at = max(at, self.start)
+        if at == 0:
             return 0, b""
-        head = self.read(self.start, _SEARCH)
+        head = self.read(at, _SEARCH)
         cut = head.find(b"\n") + 1 or head.find(b"\x1b")
         cut = max(cut, 0)
         modes = self._modes.copy()
-        modes.feed(head[:cut])
-        return self.start + cut, modes.preamble()
+        modes.feed(self.read(self.start, at - self.start + cut))
+        return at + cut, modes.preamble()
 
     def modes(self) -> ModeTracker:
-        """Return the modes at the end: what an emulator that has seen everything is in now."""
-        modes = self._modes.copy()
-        modes.feed(self.read(self.start, self.end - self.start))
-        return modes
+        """Return the modes at the end: what an emulator that has seen everything is in now.
+
+        What was looked through once is not looked through again: a guest can make a megabyte take half a second, and
+        whoever watches may ask as often as they like.
+        """
+        at, modes = self._known
+        if at < self.start:
+            at, modes = self.start, self._modes.copy()
+        modes.feed(self.read(at, self.end - at))
+        self._known = self.end, modes
+        return modes.copy()

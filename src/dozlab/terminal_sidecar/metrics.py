@@ -13,7 +13,31 @@ if TYPE_CHECKING:
     from dozlab.terminal_sidecar.guest import Guest
     from dozlab.terminal_sidecar.shell import Shells
 
-__all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
+__all__ = ["CONTENT_TYPE_LATEST", "Leg", "Metrics"]
+
+_LOGINS = ("ok", "wrong", "delayed")
+_CONNECTIONS = ("ok", "origin", "login", "draining", "full")
+
+
+class Leg:
+    """The round trip to the guest as clients were last told it. Pure."""
+
+    def __init__(self) -> None:
+        self._told: float | None = None
+
+    def news(self, now: float | None) -> bool:
+        """Tell whether they should be told again: it is known or not known any more, or is clearly another one.
+
+        :param now: seconds
+        """
+        told = self._told
+        if now is None or told is None:
+            news = now is not told
+        else:
+            news = abs(now - told) >= 0.001 and not 2 / 3 < now / told < 3 / 2
+        if news:
+            self._told = now
+        return news
 
 
 class Metrics:
@@ -30,12 +54,21 @@ class Metrics:
             "dozlab_terminal_connections", "WebSockets accepted, and refused by reason", ["result"],
             registry=self.registry,
         )  # fmt: skip
+        for counter, results in ((self.logins, _LOGINS), (self.connections, _CONNECTIONS)):
+            for result in results:
+                counter.labels(result)  # there from the start, with 0: a rate has no gap
         self.sent = Counter("dozlab_terminal_output_bytes", "Bytes of output sent to clients", registry=self.registry)
         self.received = Counter("dozlab_terminal_input_bytes", "Bytes of input from clients", registry=self.registry)
 
     def collect(self) -> Iterator[Metric]:
         """Yield what is true now (prometheus_client calls this)."""
         shells = self._shells.all()
+        if (latency := self._guest.latency) is not None:
+            yield GaugeMetricFamily(
+                "dozlab_terminal_guest_round_trip_seconds",
+                "Round trip from here to the guest (TCP_INFO)",
+                value=latency,
+            )
         yield GaugeMetricFamily(
             "dozlab_terminal_guest_up", "1 while SSH to the guest answers", value=float(self._guest.state == "live")
         )

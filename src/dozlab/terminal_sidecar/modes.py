@@ -98,6 +98,11 @@ class ModeTracker:
             self.margins = b"" if not on else self.margins
 
     @property
+    def partial(self) -> bytes:
+        """Return the bytes of a sequence that has begun and not ended."""
+        return self._carry
+
+    @property
     def alternate(self) -> bool:
         """Tell whether a full-screen program has the alternate screen."""
         return any(self.modes.get(mode) for mode in ALTERNATE)

@@ -49,6 +49,7 @@ class Pages:
         try:
             self._index = (folder / "index.html").read_text()
             self._login = (folder / "login.html").read_text()
+            self._join = (folder / "join.html").read_text()
         except FileNotFoundError as error:
             raise DozlabError(f"the terminal page is not built ({folder})", hint="run: make page") from error
         self._assets = {path.name: path for path in sorted((folder / "assets").glob("*")) if path.suffix in _TYPES}
@@ -63,6 +64,10 @@ class Pages:
         """Return the login form, with a line that says what was wrong."""
         text = self._login.replace("{{session}}", self._session).replace("{{error}}", html.escape(error))
         return self._html(text, status, policy())
+
+    def join(self) -> Response:
+        """Return the page that takes an invitation."""
+        return self._html(self._join.replace("{{session}}", self._session), 200, policy())
 
     @staticmethod
     def _html(text: str, status: int, csp: str) -> Response:

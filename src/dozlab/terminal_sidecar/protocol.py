@@ -26,7 +26,7 @@ MAX_CELLS = 1000
 """Columns or rows at most: an emulated screen costs memory in the guest too."""
 
 # client to server
-HELLO, INPUT, RESIZE, ACK, PING, NEW_SHELL = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
+HELLO, INPUT, RESIZE, ACK, PING, NEW_SHELL, LEAD = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
 # server to client
 WELCOME, OUTPUT, REPLAY_BEGIN, REPLAY_END, EXIT, STATE, PONG = 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87
 
@@ -34,6 +34,7 @@ WELCOME, OUTPUT, REPLAY_BEGIN, REPLAY_END, EXIT, STATE, PONG = 0x81, 0x82, 0x83,
 CLOSE_GOING_AWAY = 1001
 CLOSE_PROTOCOL = 4400
 CLOSE_LOGGED_OUT = 4401
+CLOSE_NO_SHELL = 4404
 CLOSE_VERSION = 4406
 CLOSE_NO_HELLO = 4408
 CLOSE_TOO_MANY = 4429
@@ -96,7 +97,12 @@ class NewShell:
     """Asks for a new shell after EXIT."""
 
 
-ClientFrame = Hello | Input | Resize | Ack | Ping | NewShell
+@dataclass(frozen=True)
+class Lead:
+    """Asks to lead ("take over")."""
+
+
+ClientFrame = Hello | Input | Resize | Ack | Ping | NewShell | Lead
 
 
 def decode_client(message: bytes) -> ClientFrame | None:
@@ -120,6 +126,8 @@ def decode_client(message: bytes) -> ClientFrame | None:
             return Ping(*_U64.unpack(body))
         if kind == NEW_SHELL:
             return NewShell()
+        if kind == LEAD:
+            return Lead()
         if kind == HELLO:
             return _decode_hello(body)
     except struct.error as error:
@@ -166,6 +174,8 @@ def encode_client(frame: ClientFrame) -> bytes:
             return bytes([PING]) + _U64.pack(frame.token)
         case NewShell():
             return bytes([NEW_SHELL])
+        case Lead():
+            return bytes([LEAD])
 
 
 def welcome(*, session: str, shell: str, epoch: str) -> bytes:
@@ -193,15 +203,33 @@ def exit_(*, status: int | None, signal: str | None, reason: str) -> bytes:
     return bytes([EXIT]) + _json({"status": status, "signal": signal, "reason": reason})
 
 
-def state(
-    *, guest: str, lead: bool, cols: int, rows: int, clients: int, machine: dict[str, Any] | None = None
-) -> bytes:
-    """Return STATE: `guest` is `waiting`, `live` or `lost`; `lead` tells who answers queries and sets the size.
+def shared_state(
+    *, guest: str, cols: int, rows: int, clients: int, people: list[dict[str, Any]], recording: bool,
+    machine: dict[str, Any] | None = None, guest_ms: float | None = None,
+) -> bytes:  # fmt: skip
+    """Return what all clients of a shell are told alike: the first argument of `state`.
 
-    `machine` is what is known of the machine itself; left out where nothing is.
+    :param guest: `waiting`, `live` or `lost`
+    :param clients: how many there are; `people` may name fewer of them
+    :param people: `{"id", "name", "role", "leads"}` for a client
+    :param machine: what is known of the machine itself
+    :param guest_ms: milliseconds of a round trip from here to the guest
     """
-    fields = {"guest": guest, "lead": lead, "cols": cols, "rows": rows, "clients": clients}
-    return bytes([STATE]) + _json(fields if machine is None else fields | {"machine": machine})
+    fields = {"guest": guest, "cols": cols, "rows": rows, "clients": clients, "recording": recording, "people": people}
+    known = {"machine": machine, "guest_ms": guest_ms}
+    return _json(fields | {name: value for name, value in known.items() if value is not None})
+
+
+def state(shared: bytes, *, lead: bool, sizes: bool, role: str, you: str) -> bytes:
+    """Return STATE for one client.
+
+    :param shared: of `shared_state`
+    :param lead: it is the one whose emulator answers queries
+    :param sizes: the shell has this client's size
+    :param you: the client's member id
+    """
+    own = _json({"lead": lead, "sizes": sizes, "role": role, "you": you})
+    return bytes([STATE]) + own[:-1] + b"," + shared[1:]
 
 
 def pong(token: int) -> bytes:

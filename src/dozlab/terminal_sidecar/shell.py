@@ -7,11 +7,16 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from dozlab.lib import log as logs
 from dozlab.lib import tasks
 from dozlab.terminal_sidecar import protocol
-from dozlab.terminal_sidecar.attachment import MOST_CREDIT, Attachment
+from dozlab.terminal_sidecar.attachment import Attachment
+from dozlab.terminal_sidecar.auth import Member
+from dozlab.terminal_sidecar.brake import Brake
 from dozlab.terminal_sidecar.history import History
 from dozlab.terminal_sidecar.machine import Machine, started_anew
+from dozlab.terminal_sidecar.people.clients import Client, Clients
+from dozlab.terminal_sidecar.recording.tap import Record
 
 log = logging.getLogger(__name__)
 
@@ -73,27 +78,26 @@ class GuestLike(Protocol):
     def still(self) -> bool:
         """Tell whether it stands still: then nothing must be sent to it."""
 
+    @property
+    def latency(self) -> float | None:
+        """Return the round trip to it in seconds, where it is known."""
+
     async def open_shell(self, events: Shell, cols: int, rows: int) -> ChannelLike:
         """Wait for the guest and open a shell there."""
-
-
-class Client:
-    """A browser on a shell: its attachment, and an event that says there may be something to send."""
-
-    def __init__(self, attachment: Attachment) -> None:
-        self.attachment = attachment
-        self.wake = asyncio.Event()
-        self.wake.set()
-        self.cols, self.rows = 80, 24
 
 
 class Shell:
     """One named terminal of the session. A lost guest gets it a new shell by itself, an exit waits for the user."""
 
-    def __init__(self, name: str, guest: GuestLike, *, history_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, name: str, guest: GuestLike, *, history_bytes: int, clock: Callable[[], float],
+        record: Record | None = None,
+    ) -> None:  # fmt: skip
         self.name = name
         self.history = History(history_bytes)
-        self.clients: list[Client] = []  # the last one leads: it answers queries and sets the size
+        self._tap = record(name, self.history) if record is not None else None
+        self.clients = Clients()
+        self._brake = Brake(self.history)
         self.starts = 0
         self.cols, self.rows = 80, 24
         self.idle_since = clock()
@@ -109,20 +113,19 @@ class Shell:
 
     # --- clients
 
-    def attach(self, hello: protocol.Hello, session: str) -> Client:
-        """Add a client, which then leads; opens the shell if this is the first."""
-        client = Client(Attachment(self.history, hello, self._clock()))
-        client.cols, client.rows = hello.cols, hello.rows
+    def attach(self, hello: protocol.Hello, session: str, member: Member) -> Client:
+        """Add a client. The first one that may type opens the shell; one that only watches changes nothing in it."""
+        client = Client(Attachment(self.history, hello, self._clock()), member, hello.cols, hello.rows)
         client.attachment.first(protocol.welcome(session=session, shell=self.name, epoch=self.history.epoch))
         fresh = client.attachment.replays > 0
-        self.clients.append(client)
-        if self._channel is None and self.ended is None:
-            self.cols, self.rows = hello.cols, hello.rows
+        self.clients.add(client, self._clock())
+        if member.types and self._channel is None and self.ended is None:
+            self._set_size(hello.cols, hello.rows)
             self._open()
-        self._lead(client)
+        self._follow()
         if self.ended is not None:
             client.attachment.after_output(self.ended)
-        elif fresh and self._channel is not None and self.history.modes().alternate:
+        elif fresh and member.types and self._channel is not None and self.history.modes().alternate:
             self._redraw()
         return client
 
@@ -130,45 +133,59 @@ class Shell:
         """Remove a client; the shell stays."""
         self.clients.remove(client)
         self.idle_since = self._clock()
-        if self.clients:
-            self._lead(self.clients[-1])
+        if client.member.types:
+            self._brake.left(client.attachment, self.idle_since)
+        self._follow()
         self._regulate()
 
-    def _lead(self, client: Client) -> None:
-        self.clients.remove(client)
-        self.clients.append(client)
-        self._set_size(client.cols, client.rows)
+    def _follow(self) -> None:
+        """Take the size of the client whose size it is now, and tell all."""
+        if self.clients.sizer is not None:
+            self._set_size(self.clients.sizer.cols, self.clients.sizer.rows)
         self.tell_state()
 
     def tell_state(self) -> None:
         """Send every client the STATE frame."""
-        machine = self._guest.machine
+        if not self.clients:
+            return
+        machine, latency = self._guest.machine, self._guest.latency
+        shared = protocol.shared_state(
+            guest=self._guest.state, cols=self.cols, rows=self.rows, clients=len(self.clients),
+            people=self.clients.people(), recording=self.recording,
+            machine=machine.fields() if machine is not None else None,
+            guest_ms=None if latency is None else round(latency * 1000, 1),
+        )  # fmt: skip
         for client in self.clients:
-            client.attachment.control(
-                protocol.state(
-                    guest=self._guest.state, lead=client is self.clients[-1], cols=self.cols, rows=self.rows,
-                    clients=len(self.clients), machine=machine.fields() if machine is not None else None,
-                )
-            )  # fmt: skip
+            member, lead, sizes = client.member, client is self.clients.leader, client is self.clients.sizer
+            frame = protocol.state(shared, lead=lead, sizes=sizes, role=member.role, you=member.id)
+            client.attachment.state(frame)
             client.wake.set()
 
     def receive(self, client: Client, frame: protocol.ClientFrame) -> None:
-        """Take a frame from an attached client.
+        """Take a frame from an attached client. From one that only watches, what it may not send has no effect.
 
         :raises ProtocolError: when it is out of place, or input piles up
         """
+        if not client.member.types and isinstance(frame, protocol.Input | protocol.NewShell | protocol.Lead):
+            if not client.reminded:
+                client.reminded = True
+                self.tell_state()
+            return
         match frame:
             case protocol.Ack():
                 client.attachment.ack(frame, self._clock())
                 client.wake.set()
                 self._regulate()
             case protocol.Input():
-                if client is not self.clients[-1]:
-                    self._lead(client)
+                if self.clients.typed(client, self._clock()):
+                    self._follow()
                 self._input(frame.data)
+            case protocol.Lead():
+                if self.clients.take_over(client, self._clock()):
+                    self._follow()
             case protocol.Resize():
                 client.cols, client.rows = frame.cols, frame.rows
-                if client is self.clients[-1]:
+                if client is self.clients.sizer:
                     self._set_size(frame.cols, frame.rows)
                     if len(self.clients) > 1:
                         self.tell_state()
@@ -185,11 +202,15 @@ class Shell:
                 raise protocol.ProtocolError("a second HELLO")
 
     def _input(self, data: bytes) -> None:
+        unread = 0
         if self._channel is not None and not self._guest.still:
-            if self._channel.write(data) > MOST_UNREAD_INPUT:
-                raise protocol.ProtocolError("the program does not read its input", protocol.CLOSE_TOO_MANY)
+            unread = self._channel.write(data)
         elif self._channel is not None or (self._opening is not None and not self._lost):
             self._keep(data)  # never half a command for a lost shell into its successor
+        if self._tap is not None:
+            self._tap.input(data)
+        if unread > MOST_UNREAD_INPUT:
+            raise protocol.ProtocolError("the program does not read its input", protocol.CLOSE_TOO_MANY)
 
     def _keep(self, data: bytes) -> None:
         """Keep input for later. Where it is too much, the rest is refused as a whole, and that is said."""
@@ -208,6 +229,7 @@ class Shell:
             self._opening = tasks.start(self._open_shell(), name=f"open-shell-{self.name}")
 
     async def _open_shell(self) -> None:
+        logs.about(shell=self.name)  # and no longer who was the first to look at it
         channel = await self._guest.open_shell(self, self.cols, self.rows)
         self._opening = None
         if self._closed:
@@ -250,6 +272,8 @@ class Shell:
         self.history.append(data)
         for client in self.clients:
             client.wake.set()
+        if self._tap is not None:
+            self._tap.output(data)
 
     def shell_ended(self, status: int | None, signal: str | None) -> None:
         """Take the shell's end; one that has neither status nor signal was lost with the guest."""
@@ -263,24 +287,30 @@ class Shell:
             self._lost = True
             known = started_anew(self._machine, self._guest.machine)  # then one line, once it is back, says it all
             self._print(b"\r\n" + (b"" if known else line(_LOST)))
+            self._end_recording(None, "the machine was lost")
             self._open()
         else:
             reason = "exited" if signal is None else "killed"
-            log.info("shell %s %s (status %s, signal %s)", self.name, reason, status, signal)
+            said = {"shell": self.name}
+            log.info("the shell has ended: %s (status %s, signal %s)", reason, status, signal, extra=said)
+            self._end_recording(status, f"ended by {signal}" if signal is not None else "")
             self.ended = protocol.exit_(status=status, signal=signal, reason=reason)
             for client in self.clients:
                 client.attachment.after_output(self.ended)
                 client.wake.set()
         self.tell_state()
 
+    def _end_recording(self, status: int | None, why: str) -> None:
+        if self._tap is not None:
+            if why:
+                self._tap.marker(why)
+            self._tap.ended(status)
+
     def _regulate(self) -> None:
-        """Hold the program back while even the quickest client has all it may have. Nobody there: it runs on."""
-        if self._channel is None:
-            return
-        now = self._clock()
-        active = [c.attachment for c in self.clients if not c.attachment.stalled(now)]
-        lag = min((self.history.end - a.acked - a.credit.size for a in active), default=-MOST_CREDIT)
-        self._channel.hold(lag >= 0)
+        """Hold the program back, or let it run on. Who only watches holds nothing back."""
+        if self._channel is not None:
+            readers = [client.attachment for client in self.clients if client.member.types]
+            self._channel.hold(self._brake.holds(readers, self._clock()))
 
     def regulate(self) -> None:
         """Look again whether clients have stalled; to be called now and then."""
@@ -289,6 +319,8 @@ class Shell:
     def _set_size(self, cols: int, rows: int) -> None:
         if (cols, rows) != (self.cols, self.rows):
             self.cols, self.rows = cols, rows
+            if self._tap is not None:
+                self._tap.resized(cols, rows)
             if self._channel is not None and not self._guest.still:
                 self._channel.resize(cols, rows)
 
@@ -308,6 +340,11 @@ class Shell:
             self._channel.resize(self.cols, self.rows)
 
     @property
+    def recording(self) -> bool:
+        """Tell whether what is printed is recorded."""
+        return self._tap is not None and self._tap.recording
+
+    @property
     def live(self) -> bool:
         """Tell whether a shell runs in the guest."""
         return self._channel is not None
@@ -321,30 +358,50 @@ class Shell:
             self._opening.cancel()
         if self._channel is not None:
             self._channel.close()
+        if self._tap is not None:
+            self._tap.close()
 
 
 class Shells:
     """The session's shells by name, with their limits."""
 
     def __init__(
-        self, guest: GuestLike, *, most: int, history_bytes: int, idle_seconds: float, clock: Callable[[], float]
-    ) -> None:
+        self, guest: GuestLike, *, most: int, history_bytes: int, idle_seconds: float, clock: Callable[[], float],
+        record: Record | None = None,
+    ) -> None:  # fmt: skip
+        self._record = record
         self._guest, self._most, self._history_bytes, self._clock = guest, most, history_bytes, clock
         self._idle_seconds = idle_seconds
         self._shells: dict[str, Shell] = {}
 
-    def get(self, name: str) -> Shell:
+    def get(self, name: str, member: Member) -> Shell:
         """Return the shell of that name, made when it is new.
 
-        :raises ProtocolError: when there are too many
+        :param member: for whom; one who only watches gets the first shell and what others have made, and a quarter of
+            the shells is for owners alone
+        :raises ProtocolError: when there is none for it, or there are too many
         """
         shell = self._shells.get(name)
         if shell is None:
-            if len(self._shells) >= self._most:
-                raise protocol.ProtocolError(f"more than {self._most} shells", protocol.CLOSE_TOO_MANY)
-            shell = Shell(name, self._guest, history_bytes=self._history_bytes, clock=self._clock)
+            if not member.types and name != protocol.Hello.shell:
+                raise protocol.ProtocolError(f"there is no shell {name}", protocol.CLOSE_NO_SHELL)
+            most = self.most(member)
+            if len(self._shells) >= most:
+                raise protocol.ProtocolError(f"more than {most} shells", protocol.CLOSE_TOO_MANY)
+            shell = Shell(name, self._guest, history_bytes=self._history_bytes, clock=self._clock, record=self._record)
             self._shells[name] = shell
         return shell
+
+    def most(self, member: Member) -> int:
+        """Return how many shells there may be before this member gets no new one."""
+        return self._most if member.manages else self._most - self._most // 4
+
+    def remove(self, name: str) -> bool:
+        """Hang up a shell for good; False when there is none of that name."""
+        shell = self._shells.pop(name, None)
+        if shell is not None:
+            shell.close()
+        return shell is not None
 
     def all(self) -> list[Shell]:
         """Return the shells."""
@@ -353,6 +410,14 @@ class Shells:
     def tell_state(self) -> None:
         """Tell all clients that the guest's state has changed."""
         for shell in self.all():
+            shell.tell_state()
+
+    def renamed(self, member: Member) -> None:
+        """Show the new name of somebody who is here."""
+        for shell in self.all():
+            for client in shell.clients:
+                if client.member.key == member.key:
+                    client.member = member
             shell.tell_state()
 
     def machine_changed(self, before: Machine | None, now: Machine | None) -> None:
@@ -366,9 +431,8 @@ class Shells:
         for name, shell in list(self._shells.items()):
             shell.regulate()
             if not shell.clients and now - shell.idle_since > self._idle_seconds:
-                log.info("shell %s closed: no client for %.0f s", name, self._idle_seconds)
-                shell.close()
-                del self._shells[name]
+                log.info("the shell is closed: no client for %.0f s", self._idle_seconds, extra={"shell": name})
+                self.remove(name)
 
     def close(self) -> None:
         """Hang up all shells."""

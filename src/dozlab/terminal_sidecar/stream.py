@@ -5,82 +5,147 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from dozlab.lib import log as logs
 from dozlab.lib import tasks
 from dozlab.terminal_sidecar import protocol
+from dozlab.terminal_sidecar.auth import Member
 from dozlab.terminal_sidecar.metrics import Metrics
+from dozlab.terminal_sidecar.pace import Pace
+from dozlab.terminal_sidecar.people.clients import Client
 from dozlab.terminal_sidecar.protocol import ProtocolError
-from dozlab.terminal_sidecar.shell import Client, Shells
+from dozlab.terminal_sidecar.shell import Shell, Shells
+from dozlab.terminal_sidecar.wire import quick
+from dozlab.terminal_sidecar.wire.outlet import Outlet
 
 log = logging.getLogger(__name__)
 
 _HELLO_WITHIN = 10.0  # seconds
-_INPUT_RATE, _INPUT_BURST = 4 << 20, 8 << 20  # bytes per second, bytes at once
-_FRAME_COST = 256  # bytes that any frame counts for at least
-
-
-class _Pace:
-    """Slows a client that sends more than the rate: a delay, so that TCP holds it back. Never more than a second."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._level, self._at = clock, 0.0, clock()
-
-    def delay(self, size: int) -> float:
-        now = self._clock()
-        self._level = max(0.0, self._level - (now - self._at) * _INPUT_RATE) + max(size, _FRAME_COST)
-        self._at = now
-        return min(max(0.0, self._level - _INPUT_BURST) / _INPUT_RATE, 1.0)
+_CLOSE_WITHIN = 2.0  # seconds; a client that does not read would never get its close frame
 
 
 class Stream:
     """Serves one accepted WebSocket until it ends."""
 
-    def __init__(self, socket: WebSocket, shells: Shells, metrics: Metrics, session: str) -> None:
+    def __init__(
+        self, socket: WebSocket, shells: Shells, metrics: Metrics, session: str, member: Member, pace: Pace
+    ) -> None:
+        self.member, self._pace = member, pace
         self._socket, self._shells, self._metrics, self._session = socket, shells, metrics, session
-        self._loop = asyncio.get_running_loop()
+        self.wire, self.sent = quick.of(socket), metrics.sent
+        self._outlet: Outlet | None = None
+        self._attached: tuple[Shell, Client] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._refusal: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def shell(self) -> str:
+        """Return the name of the shell it is on; "" while it is on none."""
+        return self._attached[0].name if self._attached is not None else ""
 
     async def serve(self) -> None:
         """Talk to the client. Returns when it has gone, or was closed with the code that says why."""
+        self._task = asyncio.current_task()
+        try:
+            await self._serve()
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+
+    async def _serve(self) -> None:
         try:
             hello = await self._hello()
-            shell = self._shells.get(hello.shell)
+            if self._closing:
+                return
+            shell = self._shells.get(hello.shell, self.member)
         except WebSocketDisconnect:
             return
         except ProtocolError as error:
             await self.close(error.code, str(error))
             return
-        client = shell.attach(hello, self._session)
-        writer = tasks.start(self._write(client), name=f"terminal-writer-{shell.name}")
-        pace = _Pace(self._loop.time)
+        logs.about(client=self.member.id, shell=shell.name)
+        log.info("a terminal is open, role %s", self.member.role)
+        client = shell.attach(hello, self._session, self.member)
+        self._attached = shell, client
+        client.wake = self._outlet = self._make_outlet(shell, client)
+        self._outlet.set()
         try:
-            while True:
+            while not self._closing:
+                self.wire.begin(self._taken)
                 message = await self._receive()
-                if wait := pace.delay(len(message)):
+                if wait := self._pace.delay(len(message)):
                     await asyncio.sleep(wait)
-                frame = protocol.decode_client(message)
-                if frame is None:
-                    continue
-                if isinstance(frame, protocol.Input):
-                    self._metrics.received.inc(len(frame.data))
-                shell.receive(client, frame)
+                self._take(message)
         except WebSocketDisconnect:
             pass
         except ProtocolError as error:
-            log.info("client of shell %s refused: %s", shell.name, error)
-            await tasks.stop([writer])
+            log.info("the client is let go: %s", error)
             await self.close(error.code, str(error))
         finally:
+            self._leave()
+            log.info("the terminal is left")
+
+    def _make_outlet(self, shell: Shell, client: Client) -> Outlet:
+        return Outlet(self.wire, client.attachment, self.sent)
+
+    def _taken(self, message: bytes) -> None:
+        """Take a message in the call that brought it."""
+        try:
+            self._take(message)
+            if wait := self._pace.delay(len(message)):
+                self.wire.hold(wait)
+        except ProtocolError as error:
+            about = {"client": self.member.id, "shell": self._attached[0].name if self._attached else ""}
+            log.info("the client is let go: %s", error, extra=about)  # the socket's call, not the client's task
+            self.wire.end()
+            self._refusal = tasks.start(self.close(error.code, str(error)), name="terminal-refusal")
+
+    def _take(self, message: bytes) -> None:
+        """Give a message to the shell.
+
+        :raises ProtocolError: when it is malformed or out of place
+        """
+        frame = protocol.decode_client(message)
+        if frame is not None:
+            self._give(frame)
+
+    def _give(self, frame: protocol.ClientFrame) -> None:
+        if self._attached is None:
+            return
+        shell, client = self._attached
+        shell.receive(client, frame)
+        if isinstance(frame, protocol.Input) and self.member.types:
+            self._metrics.received.inc(len(frame.data))
+
+    def _leave(self) -> None:
+        self.wire.end()
+        if self._outlet is not None:
+            self._outlet.close()
+        if self._attached is not None:
+            shell, client = self._attached
+            self._attached = None
             shell.detach(client)
-            await tasks.stop([writer])
 
     async def close(self, code: int, reason: str) -> None:
-        """Close with a code and a reason (at most 123 bytes: RFC 6455 section 5.5)."""
-        if self._socket.application_state is WebSocketState.CONNECTED:
-            with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):  # it may go at the same moment
-                await self._socket.close(code, reason[:120])
+        """Close with a code and a reason (at most 123 bytes: RFC 6455 section 5.5).
+
+        From this moment on nothing is taken from the client, and it no longer counts as one of the shell, even if it
+        does not read and so does not learn of it.
+        """
+        self._closing = True
+        self._leave()
+        if self._socket.application_state is not WebSocketState.CONNECTED:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):  # it may go at the same moment
+                    await self._socket.close(code, reason[:120])
+        except TimeoutError:
+            if self._task is not None:
+                self._task.cancel()
 
     async def _hello(self) -> protocol.Hello:
         try:
@@ -100,16 +165,3 @@ class Stream:
         if not isinstance(data, bytes):
             raise ProtocolError("text frames are not used")
         return data
-
-    async def _write(self, client: Client) -> None:
-        send, attachment, wake = self._socket.send, client.attachment, client.wake
-        try:
-            while True:
-                await wake.wait()
-                wake.clear()
-                while (frame := attachment.pull()) is not None:
-                    await send({"type": "websocket.send", "bytes": frame})
-                    if frame[0] == protocol.OUTPUT:
-                        self._metrics.sent.inc(len(frame) - 9)
-        except (WebSocketDisconnect, RuntimeError, OSError):
-            return  # the client has gone; the reader sees it too

@@ -7,7 +7,7 @@ import socket
 import threading
 
 import pytest
-from bench import common, memory, start
+from bench import common, memory, start, terminal
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,16 @@ def test_banner(greeting: bytes, is_ssh: bool) -> None:
         assert start.banner(server.getsockname()[1]) is is_ssh
         thread.join()
     assert not start.banner(common.free_port())
+
+
+def test_the_terminal_is_held_to_every_goal() -> None:
+    def figures(speed: float) -> terminal.Figures:
+        found = terminal.Figures([40.0 * speed] * 3, [10.0] * 3, [0.05 / speed] * 3, [[0.4 / speed] * 100] * 3)
+        found.client = {"one_shell": 20.0, "own_shell": 20.0}
+        return found
+
+    better = terminal.report({"ours": figures(4), "ttyd": figures(1)}, {}, "1.7.7")
+    assert better.ok and len(better.goals) == 8
+    equal = terminal.report({"ours": figures(1), "ttyd": figures(1)}, {}, "1.7.7")
+    assert {goal.what for goal in equal.goals if not goal.holds} == {"throughput, of ttyd's", "the same, of ttyd's"}
+    assert equal.as_dict()["ratio"]["throughput"] == 1.0

@@ -60,8 +60,8 @@ def world_answers(lab: Lab) -> None:
 
 def test_who_reaches_whom(lab: Lab, shared: Path) -> None:
     world_answers(lab)
-    lab.serve(lab.session, 5540, 8080, 8081, 2222, 2375, 9999)
-    env = {"EGRESS_ALLOW": "10.1.2.0/24", "EGRESS_DENY": "203.0.113.0/24"}
+    lab.serve(lab.session, 5540, 8080, 8081, 8082, 2222, 2375, 9999)
+    env = {"EGRESS_ALLOW": "10.1.2.0/24", "EGRESS_DENY": "203.0.113.0/24", "PORTS_PORT": "8082"}
     done = lab.setup(shared, *READ_ONLY_PROC_SYS, *ONLY_NET_ADMIN, **env)
     assert done.returncode == 0, done.stderr
     assert lab.read("cat", "/proc/sys/net/ipv4/ip_forward") == "0\n"
@@ -72,7 +72,7 @@ def test_who_reaches_whom(lab: Lab, shared: Path) -> None:
     assert {k for k, v in seen.items() if v} == {f"tcp:{a}:80" for a in (*OPEN, "10.1.2.3")}
     assert set(seen.values()) - {""} == {"10.50.0.2"}  # masqueraded
 
-    ports = (5540, 8080, 8081, 2222, 2375, 9999, 53)
+    ports = (5540, 8080, 8081, 8082, 2222, 2375, 9999, 53)
     own = lab.ask(lab.guest, *(f"tcp:{a}:{p}" for a in ("172.16.0.1", "10.50.0.2") for p in ports))
     assert {k for k, v in own.items() if v} == {"tcp:172.16.0.1:5540"}
     dns = lab.ask(lab.guest, "udp:10.50.0.1:53", "tcp:10.50.0.1:53", "udp:10.50.0.1:80")
@@ -83,10 +83,10 @@ def test_who_reaches_whom(lab: Lab, shared: Path) -> None:
 
     lab.ip(lab.world, "route add 172.16.0.0/24 via 10.50.0.2")
     outside = lab.ask(
-        lab.world, *(f"tcp:10.50.0.2:{p}" for p in (8080, 8081, 2222, 2375, 9999, 5540)),
+        lab.world, *(f"tcp:10.50.0.2:{p}" for p in (8080, 8081, 8082, 2222, 2375, 9999, 5540)),
         "tcp:172.16.0.1:8080", "tcp:172.16.0.2:22", "tcp:172.16.0.2:2375",
     )  # fmt: skip
-    assert {k for k, v in outside.items() if v} == {f"tcp:10.50.0.2:{p}" for p in (8080, 8081, 2222)}
+    assert {k for k, v in outside.items() if v} == {f"tcp:10.50.0.2:{p}" for p in (8080, 8081, 8082, 2222)}
 
     for target, answers in (("172.16.0.1", True), ("10.50.0.2", False), ("198.51.100.10", True)):
         ping = subprocess.run(

@@ -96,6 +96,12 @@ def test_the_whole_ruleset() -> None:
     assert rules.ruleset(wanted, FACTS) == WHOLE
 
 
+def test_the_port_of_the_terminals_proxy_is_open_where_there_is_one() -> None:
+    opened = "tcp dport { 2222, 8080, 8081, 8082 } accept"
+    assert opened in rules.ruleset(make(PORTS_PORT="8082"), FACTS)
+    assert opened not in rules.ruleset(make(PORTS_PORT="0"), FACTS)
+
+
 def verdict(wanted: Settings, target: IPv4Address, port: int = 443) -> bool:
     """Walk the egress chain as the kernel would; tell whether a packet of the guest to `target` passes."""
     body = rules.ruleset(wanted, FACTS).partition("\tchain egress {\n")[2].partition("\n\t}")[0]

@@ -10,7 +10,7 @@ import pytest
 
 from dozlab import values
 from dozlab.lib.errors import BadUsage, DozlabError
-from dozlab.session import environment, operations, pasta, ports, privileges, state
+from dozlab.session import environment, operations, pasta, planning, ports, privileges, state
 from dozlab.session.backoff import Backoff
 from dozlab.session.host import host_dns, online
 from dozlab.session.layout import Layout, check_id
@@ -61,9 +61,25 @@ def test_a_port_that_was_asked_for_and_is_in_use_is_named() -> None:
 
 
 def test_usual_ports_that_are_taken_are_replaced_by_free_ones() -> None:
-    chosen = ports.choose(Publish(), taken={8080, 8081, 2222})
-    assert {chosen.vscode, chosen.terminal, chosen.ssh}.isdisjoint({8080, 8081, 2222})
+    usual = {8080, 8081, 8082, 2222}
+    chosen = ports.choose(Publish(), taken=usual)
+    assert {chosen.vscode, chosen.terminal, chosen.ssh, chosen.ports}.isdisjoint(usual)
     assert len({chosen.vscode, chosen.terminal, chosen.ssh}) == 3
+
+
+def test_the_proxy_is_published_where_it_is_served() -> None:
+    assert ports.choose(Publish(), proxy=False).ports == 0
+    assert ports.Ports(1, 2, 3).pairs() == [(1, 8080), (2, 8081), (3, 2222)]  # a session of before
+    assert ports.Ports(1, 2, 3, 4).pairs()[-1] == (4, 8082)
+    facts = state.Facts("lab", ports.Ports(1, 2, 3, 18082), "127.0.0.1", None, 0, 0.0)
+    plan = planning.make_plan(Layout("lab"), facts, values.parse({"ports": {"origin": "https://p.example"}}))
+    told = plan.environments["terminal-sidecar"]
+    assert {told[name] for name in ("PORTS_PORT", "PORTS_PUBLISHED", "PORTS_ORIGIN")} == {
+        "8082", "18082", "https://p.example"
+    }  # fmt: skip
+    off = {"enabled": False}
+    for given, port in (({}, "8082"), ({"terminal": off}, "0"), ({"ports": off}, "0")):
+        assert environment.network_setup(values.parse(given), tap_uid=1)["PORTS_PORT"] == port
 
 
 def test_nothing_is_published_of_a_session_that_is_being_saved() -> None:

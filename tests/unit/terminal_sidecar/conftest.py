@@ -78,14 +78,14 @@ class Sidecar:
     """The program itself, as a process on a port of its own."""
 
     def __init__(self, shared: Path, guest_port: int, page: Path, **environ: str) -> None:
-        self.port, self.session = free_port(), environ.get("SESSION_ID", "lab1")
+        self.port, self.session, self.page = free_port(), environ.get("SESSION_ID", "lab1"), page
         self.origin = f"http://127.0.0.1:{self.port}"
         self.base = environ.get("BASE_PATH", "")
         self._log = (shared / f"sidecar-{self.port}.log").open("w+")
         env = {
             "PATH": os.environ["PATH"], "SESSION_ID": self.session, "PASSWORD": PASSWORD, "SHARED_DIR": str(shared),
             "VM_IP": "127.0.0.1", "VM_SSH_PORT": str(guest_port), "HOST": "127.0.0.1", "PORT": str(self.port),
-            "PAGE_DIR": str(page), **environ,
+            "PAGE_DIR": str(page), "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **environ,
         }  # fmt: skip
         argv = [sys.executable, "-m", "dozlab.terminal_sidecar"]
         self.process = subprocess.Popen(argv, env=env, stderr=self._log)
@@ -214,6 +214,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "assets").mkdir()
     (folder / "index.html").write_text('<html data-nonce="{{nonce}}">terminal of {{session}}</html>')
     (folder / "login.html").write_text('<form method="post">{{session}}<p>{{error}}</p></form>')
+    (folder / "join.html").write_text("<p>join {{session}}</p>")
     (folder / "assets" / "index-abc.js").write_text("// script")
     return folder
 

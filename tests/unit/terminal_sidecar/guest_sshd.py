@@ -1,5 +1,8 @@
 """A guest without a VM: a real SSH server (asyncssh) whose shells are real bashes on real ptys. Run as a process.
 
+Its SFTP is OpenSSH's own server, with the arguments in SHARED_DIR/sftp-arguments where that file is; commands run in
+sh, and direct-tcpip leads to this machine's own ports.
+
 `python guest_sshd.py SHARED_DIR [PORT]` writes the session's key and known_hosts there, prints its port, and serves
 until its standard input closes.
 """
@@ -17,6 +20,8 @@ import termios
 from pathlib import Path
 
 import asyncssh
+
+_SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 
 
 def _winsize(fd: int, cols: int, rows: int) -> None:
@@ -111,9 +116,97 @@ class _Shell(asyncssh.SSHServerSession[bytes]):
             self.master = -1
 
 
+class _Session(_Shell):
+    """A shell, or a command or subsystem as a process on pipes, with back-pressure both ways."""
+
+    def __init__(self, shared: Path) -> None:
+        super().__init__()
+        self._shared = shared
+        self._argv: list[str] = []
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def exec_requested(self, command: str) -> bool:
+        self._argv = ["/bin/sh", "-c", command]
+        return True
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        options = self._shared / "sftp-arguments"
+        self._argv = [_SFTP_SERVER, "-e", *(options.read_text().split() if options.exists() else [])]
+        return subsystem == "sftp"
+
+    def session_started(self) -> None:
+        if not self._argv:
+            super().session_started()
+            return
+        self._input: asyncio.Queue[bytes] = asyncio.Queue()
+        self.tasks.add(asyncio.get_running_loop().create_task(self._pipes()))
+
+    async def _pipes(self) -> None:
+        pipe = asyncio.subprocess.PIPE
+        self.child = child = await asyncio.create_subprocess_exec(
+            *self._argv, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
+        )
+        assert child.stdout is not None
+        feeding = asyncio.get_running_loop().create_task(self._feed(child))
+        try:
+            while data := await child.stdout.read(32 << 10):
+                self.chan.write(data)
+                await self._writable.wait()
+            self.chan.exit(await child.wait() & 0xFF)
+        finally:
+            feeding.cancel()
+
+    async def _feed(self, child: asyncio.subprocess.Process) -> None:
+        assert child.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            while data := await self._input.get():
+                child.stdin.write(data)
+                await child.stdin.drain()
+                if self._input.empty():
+                    self.chan.resume_reading()
+            child.stdin.close()
+
+    def data_received(self, data: bytes, datatype: object) -> None:
+        if not self._argv:
+            super().data_received(data, datatype)
+            return
+        self.chan.pause_reading()
+        self._input.put_nowait(data)
+
+    def eof_received(self) -> bool:
+        if self._argv:
+            self._input.put_nowait(b"")
+        return True
+
+    def pause_writing(self) -> None:
+        if self._argv:
+            self._writable.clear()
+        else:
+            super().pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._argv:
+            self._writable.set()
+        else:
+            super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._argv and self.child is not None and self.child.returncode is None:
+            self.child.kill()
+        self._writable.set()
+        super().connection_lost(exc)
+
+
 class _Server(asyncssh.SSHServer):
-    def session_requested(self) -> _Shell:
-        return _Shell()
+    def __init__(self, shared: Path) -> None:
+        self._shared = shared
+
+    def session_requested(self) -> _Session:
+        return _Session(self._shared)
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        return True
 
 
 async def main(shared: Path, port: int) -> None:
@@ -125,7 +218,7 @@ async def main(shared: Path, port: int) -> None:
             path.chmod(0o600)
             key.write_public_key(f"{path}.pub")
     server = await asyncssh.listen(
-        "127.0.0.1", port, server_factory=_Server, server_host_keys=[str(host_key)], encoding=None,
+        "127.0.0.1", port, server_factory=lambda: _Server(shared), server_host_keys=[str(host_key)], encoding=None,
         authorized_client_keys=str(shared / "id_ed25519.pub"), reuse_address=True,
     )  # fmt: skip
     public = (shared / "guest_host_key.pub").read_text()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dozlab.terminal_sidecar import protocol as p
@@ -61,7 +63,9 @@ def test_no_more_than_the_credit_is_in_flight_and_an_ack_frees_it() -> None:
     history.append(bytes(1 << 20))
     assert sum(len(f.data) for f in pull_all(client)) == LEAST_CREDIT
     client.ack(p.Ack(1000, 1000), 0.001)
-    assert sum(len(f.data) for f in pull_all(client)) == 1000
+    assert pull_all(client) == []  # no small frames where there is much to send
+    client.ack(p.Ack(40_000, 40_000), 0.002)
+    assert [len(f.data) for f in pull_all(client)] == [40_000]
 
 
 def test_a_client_that_is_too_slow_for_the_history_gets_a_replay_marked_as_such() -> None:
@@ -93,6 +97,7 @@ def test_an_ack_of_what_was_never_sent_is_refused(ack: p.Ack) -> None:
         client.ack(ack, 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 300_000)), max_size=60))
 def test_whatever_happens_a_client_s_stream_has_no_gap(steps: list[tuple[int, int]]) -> None:
     """Output, pulls, acks and drops in any order: every byte once, but for a jump that says so."""
@@ -131,14 +136,57 @@ def test_whatever_happens_a_client_s_stream_has_no_gap(steps: list[tuple[int, in
     assert got == history.end
 
 
-def test_credit_follows_a_slow_emulator_and_a_quick_one() -> None:
-    slow, quick, far = Credit(0), Credit(0), Credit(0)
-    for step in range(1, 200):
-        slow.acked(125_000, slow.size, step * 0.025)  # 5 MB/s, all of it waiting in the emulator
-        quick.acked(1_250_000, quick.size, step * 0.025)  # 50 MB/s
-        far.acked(far.size, 0, step * 0.1)  # a long line: nothing waits in the emulator
-    assert slow.size <= 160 << 10
-    assert quick.size == far.size == MOST_CREDIT
+@dataclass
+class Way:
+    """A client at the end of a line: `rate` bytes a second at most, `seconds` there and back."""
+
+    rate: float
+    seconds: float
+    program: float = 1e9  # bytes a second that the shell prints
+
+    def credit(self, seconds: float = 3.0) -> Credit:
+        """Return the credit after a time of output, all of it acknowledged as soon as it is parsed."""
+        history, now, step = History(), 0.0, 0.001
+        history.append(b"$ ")
+        client = Attachment(history, p.Hello(), now)
+        free = 0.0  # when the line is free again
+        due: list[tuple[int, float]] = []  # offsets, and when their acks come
+        while now < seconds:
+            if client.acked and history.end - client.acked < client.credit.size:  # as Shell holds the program back
+                history.append(bytes(min(int(self.program * step), 64 << 10)))
+            for frame in pull_all(client):
+                if frame.kind == p.OUTPUT:
+                    free = max(free, now) + len(frame.data) / self.rate
+                    due.append((frame.offset + len(frame.data), free + self.seconds))
+            client.sent(now)
+            now += step
+            while due and due[0][1] <= now:
+                end, _ = due.pop(0)
+                client.ack(p.Ack(end, end), now)
+        return client.credit
+
+
+@pytest.mark.parametrize(
+    ("way", "least", "most"),
+    [
+        (Way(rate=5e6, seconds=0.001), LEAST_CREDIT, 190 << 10),  # a slow emulator
+        (Way(rate=5e6, seconds=0.001, program=2e6), LEAST_CREDIT, LEAST_CREDIT),  # a slow program
+        (Way(rate=5e6, seconds=0.06), 350 << 10, 512 << 10),  # a slow line to the other end of the country
+        (Way(rate=5e7, seconds=0.001), MOST_CREDIT, MOST_CREDIT),
+        (Way(rate=5e7, seconds=0.2), 400 << 10, MOST_CREDIT),  # and across the ocean
+    ],
+)
+def test_credit_is_what_a_client_takes_in_its_round_trip_and_a_moment_more(way: Way, least: int, most: int) -> None:
+    assert least <= way.credit().size <= most
+
+
+def test_one_late_answer_is_not_a_longer_way() -> None:
+    credit = Credit(0)
+    for seconds in (0.01, 3.0, 0.01):
+        credit.answered(seconds)
+    credit.begun(0, 0)
+    credit.acked(125_000, MOST_CREDIT, 0.025)  # 5 MB/s
+    assert credit.size == (LEAST_CREDIT + int(5e6 * (0.01 * 1.25 + 0.03))) // 2
 
 
 def test_a_client_that_stops_is_not_waited_for() -> None:

@@ -67,7 +67,7 @@ def test_tokens_end_are_revoked_and_bounded() -> None:
     tokens = Tokens(clock, seconds=10, most=2)
     first, second = tokens.issue(), tokens.issue()
     assert tokens.valid(first) and tokens.valid(second) and not tokens.valid("") and not tokens.valid(first + "x")
-    tokens.revoke(second)
+    tokens.revoke(Tokens.key(second))
     assert not tokens.valid(second)
     third, fourth = tokens.issue(), tokens.issue()
     assert not tokens.valid(first) and tokens.valid(third)

@@ -83,3 +83,19 @@ def test_memory_is_bounded() -> None:
     for _ in range(50):
         history.append(b"x" * 100_000)
     assert len(history._buffer) == 64 << 10
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"\x1b[?10", b"49h", b"\x1b[?25l", b"x" * 90, b"\x1b]2;t\x07", b"\x1b[?2004h", b"\x1bc"]),
+        max_size=40,
+    )
+)
+def test_asking_for_the_modes_now_and_then_changes_nothing(pieces: list[bytes]) -> None:
+    asked, quiet = History(200), History(200)
+    for piece in pieces:
+        asked.append(piece)
+        quiet.append(piece)
+        asked.modes()
+    assert asked.modes().preamble() == quiet.modes().preamble()
+    assert asked.modes().leave() == quiet.modes().leave()

@@ -16,15 +16,18 @@ import pytest
 
 from dozlab.terminal_sidecar import guest as guest_module
 from dozlab.terminal_sidecar import protocol as p
+from dozlab.terminal_sidecar.auth import Member
+from dozlab.terminal_sidecar.people.clients import Client
 from dozlab.terminal_sidecar.guest import Guest
 from dozlab.terminal_sidecar.machine import Machine
-from dozlab.terminal_sidecar.shell import MOST_WAITING_INPUT, Client, Shell, Shells
+from dozlab.terminal_sidecar.shell import MOST_WAITING_INPUT, Shell, Shells
 
 from .conftest import Guest as Sshd
 from .conftest import Sidecar, free_port, terminal
 
 RUNNING = Machine("running", boots=1)
 PAUSED = Machine("paused", "asked", 1)
+OWNER = Member("a1", "owner", "", "k")
 QUICK, DEAD = 0.1, 1.5
 """Seconds between keep-alives, and after which a connection that depends on them has long gone."""
 
@@ -70,8 +73,8 @@ async def lab(tmp_path: Path, guest: Sshd, monkeypatch: pytest.MonkeyPatch) -> A
     shells = Shells(connection, most=2, history_bytes=1 << 20, idle_seconds=100, clock=clock)
     connection.on_change(shells.tell_state)
     connection.start()
-    shell = shells.get("main")
-    lab = Lab(guest, connection, shells, shell, shell.attach(p.Hello(), "lab"))
+    shell = shells.get("main", OWNER)
+    lab = Lab(guest, connection, shells, shell, shell.attach(p.Hello(), "lab", OWNER))
     await lab.has("guest$ ")
     yield lab
     guest.thaw()
@@ -132,7 +135,7 @@ async def test_nothing_is_sent_to_a_guest_that_stands_still(lab: Lab) -> None:
     await asyncio.sleep(3 * QUICK)  # what was on its way has come
     before = sent(lab.guest._socket)
     lab.shell.detach(lab.client)
-    lab.client = lab.shell.attach(p.Hello(cols=70, rows=20), "lab")
+    lab.client = lab.shell.attach(p.Hello(cols=70, rows=20), "lab", OWNER)
     lab.type("x")
     await asyncio.sleep(3 * QUICK)
     assert sent(lab.guest._socket) == before

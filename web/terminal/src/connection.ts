@@ -15,24 +15,28 @@ export interface Events {
   dropped(code: number, reason: string): void;
   loggedOut(): void;
   outdated(): void;
+  /** Somebody has closed the shell: there is nothing to come back to. */
+  closed(): void;
 }
 
 export class Connection {
   private socket: WebSocket | null = null;
   private retry: number | undefined;
   private readonly backoff = new Backoff();
+  private readonly done = new AbortController();
+  private readonly beats: number;
   private heard = 0;
 
   constructor(
     private readonly url: string,
     private readonly events: Events,
   ) {
-    window.setInterval(() => this.beat(), PING_EVERY);
+    this.beats = window.setInterval(() => this.beat(), PING_EVERY);
     const soon = (): void => {
       if (this.retry !== undefined && document.visibilityState === "visible") this.open();
     };
-    window.addEventListener("online", soon);
-    document.addEventListener("visibilitychange", soon);
+    window.addEventListener("online", soon, { signal: this.done.signal });
+    document.addEventListener("visibilitychange", soon, { signal: this.done.signal });
   }
 
   open(): void {
@@ -57,7 +61,7 @@ export class Connection {
       else this.events.frame(frame);
     };
     socket.onclose = (event) => {
-      if (socket === this.socket) this.closed(event.code, event.reason);
+      if (socket === this.socket) this.lost(event.code, event.reason);
     };
   }
 
@@ -66,7 +70,17 @@ export class Connection {
     const socket = this.socket;
     this.socket = null;
     socket?.close();
-    this.closed(1006, "");
+    this.lost(1006, "");
+  }
+
+  /** Ends for good. */
+  dispose(): void {
+    const socket = this.socket;
+    this.socket = null;
+    this.done.abort();
+    clearTimeout(this.retry);
+    clearInterval(this.beats);
+    socket?.close();
   }
 
   send(...frames: Uint8Array<ArrayBuffer>[]): void {
@@ -74,10 +88,11 @@ export class Connection {
     for (const frame of frames) this.socket.send(frame);
   }
 
-  private closed(code: number, reason: string): void {
+  private lost(code: number, reason: string): void {
     this.socket = null;
     if (code === Close.loggedOut) return this.events.loggedOut();
     if (code === Close.version) return this.events.outdated();
+    if (code === Close.noShell) return this.events.closed();
     clearTimeout(this.retry);
     this.retry = window.setTimeout(() => this.open(), this.backoff.next());
     this.events.dropped(code, reason);

@@ -5,7 +5,7 @@ export const SUBPROTOCOL = "dozlab.terminal.v1";
 /** Bytes of one INPUT frame at most; a large paste is cut into several. */
 export const MAX_INPUT = 32 * 1024;
 
-export const Close = { goingAway: 1001, protocol: 4400, loggedOut: 4401, version: 4406, tooMany: 4429 } as const;
+export const Close = { goingAway: 1001, protocol: 4400, loggedOut: 4401, version: 4406, noShell: 4404, tooMany: 4429 } as const;
 
 export type GuestState = "waiting" | "live" | "lost";
 
@@ -23,13 +23,46 @@ export interface Machine {
   reason: string;
 }
 
+export type Role = "owner" | "editor" | "viewer";
+
+/** One client of a shell, and whose it is. */
+export interface Person {
+  id: string;
+  role: Role;
+  name: string;
+  leads: boolean;
+}
+
+export interface State {
+  kind: "state";
+  guest: GuestState;
+  /** This page answers the queries of programs. */
+  lead: boolean;
+  /** The shell has this page's size. */
+  sizes: boolean;
+  cols: number;
+  rows: number;
+  clients: number;
+  machine: Machine | null;
+  /** Milliseconds of a round trip between server and guest; null while unknown. */
+  guest_ms: number | null;
+  role: Role;
+  /** This browser's member id. */
+  you: string;
+  people: Person[];
+  recording: boolean;
+}
+
+/** What a server that knows nothing of these leaves out. */
+const UNSAID = { machine: null, guest_ms: null, role: "owner", you: "", people: [], recording: false } as const;
+
 export type ServerFrame =
   | { kind: "welcome"; version: number; session: string; shell: string; epoch: string }
   | { kind: "output"; offset: number; data: Uint8Array }
   | { kind: "replay-begin"; offset: number; reset: boolean; preamble: Uint8Array }
   | { kind: "replay-end"; offset: number }
   | { kind: "exit"; status: number | null; signal: string | null; reason: string }
-  | { kind: "state"; guest: GuestState; lead: boolean; cols: number; rows: number; clients: number; machine: Machine | null }
+  | State
   | { kind: "pong"; token: number }
   | { kind: "unknown" };
 
@@ -62,12 +95,16 @@ export function decode(message: ArrayBuffer): ServerFrame {
     case 0x85:
       return { ...json(), kind: "exit" } as ServerFrame;
     case 0x86:
-      return { machine: null, ...json(), kind: "state" } as ServerFrame;
+      return state(json());
     case 0x87:
       return { kind: "pong", token: readU64(view, 1) };
     default:
       return { kind: "unknown" };
   }
+}
+
+function state(said: Record<string, unknown>): State {
+  return { ...UNSAID, sizes: said["lead"], ...said, kind: "state" } as unknown as State;
 }
 
 export interface Hello {
@@ -128,6 +165,11 @@ export function ping(token: number): Uint8Array<ArrayBuffer> {
 
 export function newShell(): Uint8Array<ArrayBuffer> {
   return new Uint8Array([0x06]);
+}
+
+/** Asks to lead. */
+export function lead(): Uint8Array<ArrayBuffer> {
+  return new Uint8Array([0x07]);
 }
 
 function frame(kind: number, body: Uint8Array): Uint8Array<ArrayBuffer> {

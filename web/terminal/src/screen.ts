@@ -1,71 +1,186 @@
-/** The emulator: xterm.js with its addons, theme, keys and size. Knows nothing of the connection. */
+/** The emulator: xterm.js with its addons, colours and size. Knows nothing of the connection. */
 
 import { FitAddon } from "@xterm/addon-fit";
-import { Unicode11Addon } from "@xterm/addon-unicode11";
+import type { SearchAddon } from "@xterm/addon-search";
 import { WebLinksAddon } from "@xterm/addon-web-links";
 import { WebglAddon } from "@xterm/addon-webgl";
 import { Terminal } from "@xterm/xterm";
 import "@xterm/xterm/css/xterm.css";
+import { isWebLink } from "./input/links";
+import { read, type Wish } from "./input/osc52";
+import { clean, needsAsking } from "./input/paste";
+import { useGraphemes, useShellWidths } from "./input/widths";
+import type { Settings } from "./settings/settings";
+import { LEAST_CONTRAST, THEMES, type ThemeName } from "./settings/themes";
 
-const THEME = {
-  background: "#0d1117", foreground: "#d5dde6", cursor: "#6ee7c7", cursorAccent: "#0d1117", selectionBackground: "#2f5f57aa",
-  black: "#1b232d", red: "#f08a8a", green: "#8fd694", yellow: "#e9b872", blue: "#7fb2f0", magenta: "#c9a0ec", cyan: "#6fd3d6", white: "#cdd6df",
-  brightBlack: "#647285", brightRed: "#ffa8a3", brightGreen: "#b0e8a9", brightYellow: "#f7d39b", brightBlue: "#a8cdfa", brightMagenta: "#ddc0f7", brightCyan: "#9be8e6", brightWhite: "#f4f8fb",
-};
+const LEAST_FONT = 3;
+
+/** What the screen asks of the page. */
+export interface ScreenHooks {
+  /** A paste of several lines: calls `go` with what to type, if the user wants that. */
+  askPaste(text: string, go: (text: string) => void): void;
+  /** Something was selected with the mouse, and is to be copied. */
+  copySelected(text: string): void;
+  /** A program asks for its text in the clipboard. */
+  programCopies(wish: Wish): void;
+}
 
 function openLink(uri: string): void {
-  if (/^https?:\/\//i.test(uri)) window.open(uri, "_blank", "noopener,noreferrer");
+  if (isWebLink(uri)) window.open(uri, "_blank", "noopener,noreferrer");
 }
 
 export class Screen {
   readonly terminal: Terminal;
   private readonly fitter = new FitAddon();
+  private settings: Settings | null = null;
+  private finder: Promise<SearchAddon> | null = null;
   /** Whether this page answers the queries of programs: exactly one page of a shell does. */
   lead = true;
+  /** Whether the shell has this page's size. */
+  sizes = true;
+  /** The shell's size while another page leads. */
+  private followed = { cols: 80, rows: 24 };
 
-  constructor(element: HTMLElement) {
+  constructor(
+    private readonly element: HTMLElement,
+    private readonly hooks: ScreenHooks,
+  ) {
     this.terminal = new Terminal({
-      allowProposedApi: true, // unicode versions
-      cursorBlink: true,
+      allowProposedApi: true, // unicode versions, decorations of the search
       cursorInactiveStyle: "outline",
-      fontFamily: getComputedStyle(document.documentElement).getPropertyValue("--mono"),
-      fontSize: 14,
-      lineHeight: 1.2,
       linkHandler: { activate: (_event, uri) => openLink(uri) },
       macOptionIsMeta: true,
       scrollback: 10000,
-      theme: THEME,
     });
     this.terminal.loadAddon(this.fitter);
-    this.terminal.loadAddon(new Unicode11Addon());
-    this.terminal.unicode.activeVersion = "11";
+    useShellWidths(this.terminal);
     this.terminal.loadAddon(new WebLinksAddon((_event, uri) => openLink(uri)));
     this.muteWhenNotLeading();
-    this.terminal.attachCustomKeyEventHandler((event) => this.key(event));
+    this.terminal.parser.registerOscHandler(52, (payload) => {
+      if (this.lead) this.hooks.programCopies(read(payload));
+      return true;
+    });
     this.terminal.open(element);
     this.accelerate();
+    element.addEventListener("keydown", (event) => {
+      // In screen reader mode xterm.js lets Tab both reach the program and move the focus: what follows would press buttons.
+      if (event.key === "Tab" && event.target === this.terminal.textarea) event.preventDefault();
+    });
+    element.addEventListener("paste", (event) => this.pasted(event), true);
+    element.addEventListener("mousedown", () => window.addEventListener("mouseup", () => this.selected(), { once: true }));
     new ResizeObserver(() => this.fit()).observe(element);
     void document.fonts.ready.then(() => this.fit());
+  }
+
+  /** Takes settings and theme; again after each change. */
+  use(settings: Settings, theme: ThemeName): void {
+    this.settings = settings;
+    const { options } = this.terminal;
+    const own = getComputedStyle(document.documentElement).getPropertyValue("--mono");
+    options.theme = THEMES[theme];
+    options.minimumContrastRatio = LEAST_CONTRAST[theme];
+    options.fontFamily = settings.fontFamily ? `${settings.fontFamily}, ${own}` : own;
+    options.lineHeight = settings.lineHeight;
+    options.cursorStyle = settings.cursorStyle;
+    options.cursorBlink = settings.cursorBlink;
+    options.screenReaderMode = settings.screenReader;
+    if (settings.widths === "graphemes") void useGraphemes(this.terminal, () => this.settings?.widths === "graphemes");
+    else useShellWidths(this.terminal);
     this.fit();
   }
 
-  /** Fills the page, when this page sets the size. */
+  /** Fills the pane; while another page sets the size, with a font so small that all of the shell's screen is seen. */
   fit(): void {
-    if (this.lead) this.fitter.fit();
+    const most = this.settings?.fontSize ?? 14;
+    if (this.element.clientWidth === 0) return; // its tab is not shown
+    if (this.sizes) {
+      this.terminal.options.fontSize = most;
+      this.fitter.fit();
+      return;
+    }
+    const { cols, rows } = this.followed;
+    this.terminal.options.fontSize = most;
+    const fits = (): number => {
+      const room = this.fitter.proposeDimensions();
+      return room ? Math.min(room.cols / cols, room.rows / rows) : 1;
+    };
+    let size = Math.max(LEAST_FONT, Math.floor(most * Math.min(1, fits()) * 4) / 4);
+    this.terminal.options.fontSize = size;
+    while (size > LEAST_FONT && fits() < 1) this.terminal.options.fontSize = size -= 0.25;
+    this.terminal.resize(cols, rows);
+  }
+
+  /** The visible lines, as text. */
+  text(): string {
+    const buffer = this.terminal.buffer.active;
+    const line = (_: unknown, row: number): string => buffer.getLine(buffer.viewportY + row)?.translateToString(true) ?? "";
+    return Array.from({ length: this.terminal.rows }, line).join("\n");
+  }
+
+  /** All that makes the picture: content with its colours, cursor, modes, size. Equal for equal screens. */
+  async state(): Promise<object> {
+    const { SerializeAddon } = await import("@xterm/addon-serialize");
+    const addon = new SerializeAddon();
+    this.terminal.loadAddon(addon);
+    const { cols, rows, modes, buffer } = this.terminal;
+    const { cursorX, cursorY, type } = buffer.active;
+    const content = addon.serialize({ scrollback: 0 });
+    addon.dispose();
+    return { cols, rows, cursor: [cursorX, cursorY], buffer: type, modes: { ...modes }, content };
+  }
+
+  /** The search, loaded when it is first used. */
+  search(): Promise<SearchAddon> {
+    this.finder ??= import("@xterm/addon-search").then(({ SearchAddon }) => {
+      const addon = new SearchAddon({ highlightLimit: 2000 });
+      this.terminal.loadAddon(addon);
+      return addon;
+    });
+    return this.finder;
   }
 
   /** The size this page would have. */
   wanted(): { cols: number; rows: number } {
-    const size = this.fitter.proposeDimensions();
-    const clamp = (value: number | undefined, least: number): number => Math.min(1000, Math.max(least, value || least));
-    return { cols: clamp(size?.cols, 2), rows: clamp(size?.rows, 1) };
+    const size = this.terminal.options.fontSize;
+    this.terminal.options.fontSize = this.settings?.fontSize ?? 14;
+    const room = this.element.clientWidth > 0 ? this.fitter.proposeDimensions() : undefined;
+    if (size !== undefined) this.terminal.options.fontSize = size;
+    const clamp = (value: number | undefined, least: number, fallback: number): number => Math.min(1000, Math.max(least, value || fallback));
+    return { cols: clamp(room?.cols, 2, this.terminal.cols), rows: clamp(room?.rows, 1, this.terminal.rows) };
   }
 
   /** Takes what the server says on who leads and how large the shell's screen is. */
-  follow(lead: boolean, cols: number, rows: number): void {
+  follow(lead: boolean, sizes: boolean, cols: number, rows: number): void {
     this.lead = lead;
-    if (lead) this.fit();
-    else this.terminal.resize(cols, rows);
+    this.sizes = sizes;
+    this.followed = { cols, rows };
+    this.fit();
+  }
+
+  /** Types text as a paste, with the program told so where it wants that. */
+  paste(text: string): void {
+    this.terminal.paste(clean(text));
+  }
+
+  dispose(): void {
+    this.terminal.dispose();
+  }
+
+  private pasted(event: ClipboardEvent): void {
+    event.preventDefault();
+    event.stopPropagation();
+    const text = event.clipboardData?.getData("text/plain") ?? "";
+    if (!text) return;
+    if (needsAsking(text, this.settings?.pasteGuard ?? true, this.terminal.modes.bracketedPasteMode)) {
+      this.hooks.askPaste(text, (wanted) => this.paste(wanted));
+    } else {
+      this.paste(text);
+    }
+  }
+
+  private selected(): void {
+    const text = this.terminal.getSelection();
+    if (text && this.settings?.copyOnSelect) this.hooks.copySelected(text);
   }
 
   private accelerate(): void {
@@ -76,16 +191,6 @@ export class Screen {
     } catch {
       return; // no WebGL2 here: the DOM renderer it is
     }
-  }
-
-  private key(event: KeyboardEvent): boolean {
-    if (event.type === "keydown" && event.ctrlKey && event.shiftKey && event.code === "KeyC") {
-      event.preventDefault(); // the browser's own would open the inspector
-      const selection = this.terminal.getSelection();
-      if (selection) void navigator.clipboard?.writeText(selection).catch(() => document.execCommand("copy"));
-      return false;
-    }
-    return !(event.ctrlKey && event.shiftKey && event.code === "KeyV"); // the browser pastes
   }
 
   /** Swallows queries (DA, DSR, DECRQM, DECRQSS, OSC colours) while another page is the one to answer. */

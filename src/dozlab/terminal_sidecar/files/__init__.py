@@ -1,0 +1,1 @@
+"""The guest's files: list, download, upload, over SFTP."""

@@ -1,0 +1,1 @@
+"""Recordings of the shells: asciicast, files and their limits, routes."""

@@ -1,0 +1,1 @@
+"""Between the WebSocket and a shell: how frames come and go without a task in between."""

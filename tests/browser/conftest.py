@@ -1,0 +1,113 @@
+"""What the tests of the terminal's page share: Chromium, a tab that must stay free of faults, a guest and a sidecar.
+
+A real SSH server with real shells stands in for the guest (tests/unit/terminal_sidecar/guest_sshd.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from dozlab.terminal_sidecar.settings import Settings
+from tests.support import EVIDENCE
+from tests.unit.terminal_sidecar.conftest import PASSWORD, Guest, Sidecar
+
+PAGE = Settings("x").page_dir
+CHROMIUM = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync"]  # fmt: skip
+# A refused password (401) and a server that is away are said in the console by the browser itself.
+_BROWSERS_OWN = ("Failed to load resource", "WebSocket connection")
+
+
+class Faults(list[str]):
+    """What a page's console and its scripts complain about."""
+
+    def watch(self, page: Page) -> None:
+        """Collect the page's complaints."""
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.append(str(error)))
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and not any(words in message.text for words in _BROWSERS_OWN):
+            self.append(message.text)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Yield a Chromium, one a module."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    """Yield a page of a fresh context; nothing may have gone wrong in it or in the pages it opened."""
+    context = browser.new_context(viewport={"width": 1120, "height": 720})
+    faults = Faults()
+    context.on("page", faults.watch)
+    yield context.new_page()
+    context.close()
+    assert faults == []
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    """Yield a guest that is still switched off."""
+    machine = Guest(tmp_path)
+    yield machine
+    machine.switch_off()
+
+
+@pytest.fixture
+def sidecar(tmp_path: Path, guest: Guest) -> Iterator[Sidecar]:
+    """Yield a sidecar that serves the built page."""
+    server = Sidecar(tmp_path, guest.port, PAGE)
+    yield server
+    server.stop()
+
+
+def log_in(tab: Page, sidecar: Sidecar, password: str = PASSWORD) -> None:
+    """Open the page and give the password."""
+    tab.goto(f"{sidecar.origin}/")
+    tab.get_by_label("Password").fill(password)
+    tab.get_by_role("button", name="Log in").click()
+
+
+def state(tab: Page, wanted: str) -> None:
+    """Wait until the header says how things are."""
+    expect(tab.locator("#state")).to_have_text(wanted, timeout=20_000)
+
+
+def open_live(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    """Boot the guest, log in and wait for the shell's prompt."""
+    guest.boot()
+    log_in(tab, sidecar)
+    state(tab, "Live")
+    screen_has(tab, "guest$")
+
+
+def screen_has(tab: Page, text: str) -> None:
+    """Wait until the active terminal's visible lines hold `text`."""
+    tab.wait_for_function("text => window.dozlabScreenText().includes(text)", arg=text, timeout=20_000)
+
+
+def type_line(tab: Page, text: str) -> None:
+    """Type a line and Enter."""
+    tab.keyboard.type(text)
+    tab.keyboard.press("Enter")
+
+
+def shot(tab: Page, name: str) -> None:
+    """Keep a screenshot."""
+    EVIDENCE.mkdir(exist_ok=True)
+    tab.screenshot(path=EVIDENCE / f"terminal-{name}.png")
+
+
+def at_rest(tab: Page) -> None:
+    """Bring what slides and fades to its end."""
+    tab.evaluate("document.getAnimations().filter(e => e.effect.getTiming().iterations < 9).forEach(e => e.finish())")

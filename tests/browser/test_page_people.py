@@ -1,0 +1,121 @@
+"""People in the page: a link made and used, a viewer who only watches, taking over, revoking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.browser.conftest import Faults, at_rest, open_live, screen_has, shot, state, type_line
+from tests.browser.test_page_accessibility import faults
+from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def other(browser: Browser) -> Iterator[Page]:
+    """Yield a page of somebody else's browser."""
+    context = browser.new_context(viewport={"width": 1000, "height": 640})
+    said = Faults()
+    context.on("page", said.watch)
+    yield context.new_page()
+    context.close()
+    assert said == []
+
+
+def people(tab: Page) -> Locator:
+    """Open the panel."""
+    tab.get_by_role("button", name="People").click()
+    panel = tab.locator(".drawer .people")
+    expect(panel.get_by_role("heading", name="Here now")).to_be_visible()
+    return panel
+
+
+def make_link(tab: Page, role: str, name: str = "") -> str:
+    """Make an invitation and return its link."""
+    panel = people(tab)
+    panel.get_by_label("Role").select_option(role)
+    panel.get_by_role("textbox", name="Who").fill(name)
+    panel.get_by_role("button", name="Make a link").click()
+    link = panel.get_by_role("textbox", name="Link")
+    expect(link).to_have_value(f"{tab.url}join#{link.input_value().partition('#')[2]}")
+    return link.input_value()
+
+
+def join(tab: Page, link: str, name: str = "") -> None:
+    tab.goto(link)
+    tab.get_by_label("Your name").fill(name)
+    tab.get_by_role("button", name="Join").click()
+    state(tab, "Live")
+
+
+def test_a_viewer_watches_by_a_link_until_it_is_revoked(tab: Page, other: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    asked: list[str] = []
+    other.on("request", lambda request: asked.append(request.url))
+    link = make_link(tab, "viewer")
+    join(other, link, "Vera")
+    assert other.url == f"{sidecar.origin}/"
+    assert not any(link.partition("#")[2] in url for url in asked)  # not even in a Referer: the fragment stays here
+    panel = tab.locator(".drawer .people")
+    row = panel.get_by_role("list", name="Who is here").get_by_role("listitem").filter(has_text="Vera")
+    expect(row).to_contain_text("Viewer")
+    expect(panel.get_by_role("list", name="Invitations").get_by_role("listitem")).to_contain_text("came in")
+    assert faults(tab) == []
+    shot(tab, "people-owner")
+
+    screen_has(other, "guest$")
+    type_line(other, "echo from-the-viewer")
+    tab.locator(".pane.active .screen, .pane .screen").first.click()
+    type_line(tab, "echo from-the-ow''ner")
+    screen_has(other, "from-the-owner")
+    screen_has(tab, "from-the-owner")
+    assert "from-the-viewer" not in tab.evaluate("window.dozlabScreenText()")
+    seen = people(other)
+    expect(seen).to_contain_text("this link lets you see, not type")
+    expect(seen.get_by_role("button", name="Take over")).to_be_hidden()
+    expect(seen.get_by_role("heading", name="Invite")).to_be_hidden()
+    at_rest(other)
+    shot(other, "people-viewer")
+
+    panel.get_by_role("button", name="Revoke").click()
+    expect(other.get_by_label("Password")).to_be_visible(timeout=10_000)
+    expect(row).to_have_count(0)
+    other.goto(link)
+    other.get_by_role("button", name="Join").click()
+    expect(other.get_by_role("alert")).to_contain_text("This link is not good any more")
+    assert other.url == f"{sidecar.origin}/join"
+    assert faults(other) == []
+
+
+def test_the_size_is_the_owners_and_the_owner_takes_over_an_editor(
+    tab: Page, other: Page, sidecar: Sidecar, guest: Guest
+) -> None:
+    open_live(tab, sidecar, guest)
+    join(other, make_link(tab, "editor", "Ed"))
+    theirs, ours = people(other), tab.locator(".drawer .people")
+    expect(theirs).to_contain_text("Owner leads this terminal.")
+    expect(theirs.get_by_label("Your name")).to_be_hidden()  # the invitation says it
+    expect(ours.get_by_role("list", name="Who is here")).to_contain_text("Ed")
+
+    # refused until the owner has typed nothing for five seconds
+    other.wait_for_function(
+        """() => {
+            const button = [...document.querySelectorAll(".people button")].find(b => b.textContent === "Take over");
+            if (!button.hidden) button.click();
+            return document.querySelector(".people .lead").textContent === "You lead this terminal.";
+        }""",
+        polling=250, timeout=20_000,
+    )  # fmt: skip
+    expect(ours).to_contain_text("Ed leads this terminal.")
+    ours.get_by_role("button", name="Take over").click()
+    expect(ours).to_contain_text("You lead this terminal.")
+    expect(theirs).to_contain_text("Owner leads this terminal.")
+
+    other.keyboard.press("Escape")
+    type_line(other, "stty size; echo by-the-edi''tor")  # whoever may type does, leading or not
+    screen_has(tab, "by-the-editor")
+    cols, rows = tab.evaluate("window.dozlabScreenState().then((screen) => [screen.cols, screen.rows])")
+    screen_has(other, f"{rows} {cols}")

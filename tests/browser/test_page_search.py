@@ -1,0 +1,56 @@
+"""Search in the terminal's output: count, order, case, regular expressions."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import PAGE, open_live, screen_has, shot, type_line
+from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+
+def test_search_counts_and_goes_through_the_matches(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    type_line(tab, "clear; for n in 1 2 3; do echo Needle-$n; seq 60; done; echo needle-low")
+    screen_has(tab, "needle-low\n")
+    tab.keyboard.press("Control+Shift+F")
+    field, count = tab.get_by_label("Find", exact=True), tab.locator("#search .count")
+    expect(field).to_be_focused()
+    field.fill("needle-")
+    expect(count).to_have_text("4 of 4")
+    tab.keyboard.press("Enter")
+    expect(count).to_have_text("3 of 4")
+    screen_has(tab, "Needle-3")
+    tab.get_by_role("button", name="Previous match").click()
+    expect(count).to_have_text("2 of 4")
+    screen_has(tab, "Needle-2")
+    shot(tab, "search")
+    tab.get_by_role("button", name="Next match").click()
+    expect(count).to_have_text("3 of 4")
+    tab.get_by_role("button", name="Match case").click()
+    expect(count).to_have_text("1 of 1")
+    tab.get_by_role("button", name="Match case").click()
+    tab.get_by_role("button", name="Regular expression").click()
+    field.fill("Needle-[13]$")
+    expect(count).to_have_text("2 of 2")
+    field.fill("Needle-[")
+    expect(count).to_have_text("Not a pattern")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    field.fill("nowhere")
+    expect(count).to_have_text("None")
+    tab.keyboard.press("Control+Shift+S")  # the search follows to another terminal
+    expect(tab.locator(".tab")).to_have_count(2)
+    tab.keyboard.press("Control+Shift+F")
+    tab.keyboard.press("Escape")
+    expect(tab.get_by_role("search")).to_be_hidden()
+    screen_has(tab, "guest$")
+    type_line(tab, "echo back-$((1+2))")
+    screen_has(tab, "back-3")
+
+
+def test_the_page_is_small() -> None:
+    """All scripts together, packed: also those that are loaded when they are first needed."""
+    packed = sorted((PAGE / "assets").glob("*.js.gz"))
+    assert packed and sum(path.stat().st_size for path in packed) <= 220_000

@@ -1,0 +1,196 @@
+"""Settings, clipboard, paste guard and links of the terminal's page, as a user meets them."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import open_live, screen_has, shot, state, type_line
+from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+CLIPBOARD = "navigator.clipboard.readText()"
+PASTE = """text => {
+  const clipboardData = new DataTransfer();
+  clipboardData.setData('text/plain', text);
+  const area = document.querySelector('.pane.active .xterm-helper-textarea');
+  area.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true, cancelable: true}));
+}"""
+
+
+def click_cell(tab: Page, text: str, *, double: bool = False) -> None:
+    """Click on the last place where the active terminal shows `text`, with the mouse moved there before."""
+    found = tab.evaluate(
+        """text => {
+          const lines = dozlabScreenText().split('\\n');
+          const row = lines.findLastIndex(line => line.includes(text));
+          const box = document.querySelector('.pane.active .xterm-screen').getBoundingClientRect();
+          const height = box.height / lines.length;
+          return dozlabScreenState().then(({cols}) => [
+            box.left + (lines[row].lastIndexOf(text) + 1.5) * box.width / cols, box.top + (row + 0.5) * height]);
+        }""",
+        text,
+    )
+    x, y = found
+    tab.mouse.move(x - 30, y)
+    tab.mouse.move(x, y, steps=4)
+    if double:
+        tab.mouse.dblclick(x, y)
+    else:
+        tab.mouse.click(x, y)
+
+
+def test_settings_hold_at_once_and_after_a_reload(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    tab.emulate_media(color_scheme="dark")
+    open_live(tab, sidecar, guest)
+    html = tab.locator("html")
+    expect(html).to_have_attribute("data-theme", "dark")
+    tab.emulate_media(color_scheme="light")
+    expect(html).to_have_attribute("data-theme", "light")
+    tab.emulate_media(contrast="more")
+    expect(html).to_have_attribute("data-theme", "contrast")
+    tab.emulate_media(contrast="no-preference")
+
+    columns = "dozlabScreenState().then(state => state.cols)"
+    before = tab.evaluate(columns)
+    tab.get_by_role("button", name="Settings").click()
+    panel = tab.get_by_role("complementary", name="Settings")
+    expect(panel).to_be_visible()
+    for name, theme in (("High contrast", "contrast"), ("Light", "light"), ("Dark", "dark")):
+        panel.get_by_role("radio", name=name).check()
+        expect(html).to_have_attribute("data-theme", theme)
+    size = panel.get_by_label("Size")
+    size.focus()
+    for _ in range(6):
+        tab.keyboard.press("ArrowRight")
+    expect(panel.locator(".value").first).to_have_text("20 px")
+    panel.get_by_label("Font", exact=True).fill("x; } body {")
+    tab.keyboard.press("Tab")
+    expect(panel.get_by_label("Font", exact=True)).to_have_attribute("aria-invalid", "true")
+    panel.get_by_label("Font", exact=True).fill("DejaVu Sans Mono")
+    panel.get_by_label("Shape").select_option("bar")
+    panel.get_by_label("Width of characters").select_option("graphemes")
+    shot(tab, "settings")
+    tab.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    type_line(tab, "echo focus-$((5+5))")  # it is the terminal's again
+    screen_has(tab, "focus-10")
+    assert tab.evaluate(columns) < before
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    cursor_after = (
+        """([text]) => dozlabScreenState().then(({content, cursor}) => content.includes(text) && cursor[0])"""
+    )
+    show = "clear; printf '\\033[5;1H%s\\033]2;{}\\007' '{}'; read\n"
+    tab.keyboard.type(show.format("first", family))
+    expect(tab.locator("#title")).to_have_text("first")
+    assert tab.evaluate(cursor_after, [family]) == 2  # cells of a whole grapheme
+
+    tab.reload()
+    state(tab, "Live")
+    expect(html).to_have_attribute("data-theme", "dark")
+    assert tab.evaluate(columns) < before
+    tab.get_by_role("button", name="Settings").click()
+    expect(panel.get_by_label("Shape")).to_have_value("bar")
+    panel.get_by_label("Width of characters").select_option("shell")
+    panel.get_by_role("switch", name="Screen reader mode").check()
+    expect(tab.locator(".xterm-accessibility")).to_be_attached()
+    panel.get_by_role("button", name="Back to the defaults").click()
+    expect(panel.get_by_label("Shape")).to_have_value("block")
+    tab.get_by_role("button", name="Close panel").click()
+    tab.keyboard.press("Enter")
+    tab.keyboard.type(show.format("second", family + "\U0001f972"))
+    expect(tab.locator("#title")).to_have_text("second")
+    assert tab.evaluate(cursor_after, [family]) == 8  # three faces and a newer one, as glibc's wcwidth counts them
+
+
+def test_programs_may_copy_and_never_read(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    open_live(tab, sidecar, guest)
+    said = tab.locator("#said")
+    text = base64.b64encode("h\u00e9llo \U0001f600".encode()).decode()
+    type_line(tab, f"printf '\\033]52;c;{text}\\007'")
+    expect(said).to_have_text("A program has copied 8 characters.")
+    assert tab.evaluate(CLIPBOARD) == "h\u00e9llo \U0001f600"
+    type_line(tab, "printf '\\033]52;c;?\\007'; read -t 1 -n 4 got; echo \"[${#got}]\"")
+    screen_has(tab, "[0]")
+    tab.evaluate("navigator.clipboard.writeText('mine')")
+    type_line(tab, "printf '\\033]52;c;%s\\007' $(head -c 150000 /dev/zero | base64 -w0)")
+    expect(said).to_contain_text("more than 100 kB: nothing was copied")
+    tab.reload()
+    state(tab, "Live")
+    screen_has(tab, "[0]")
+    assert tab.evaluate(CLIPBOARD) == "mine"  # the replay has copied nothing
+
+    type_line(tab, "echo selected-word")
+    screen_has(tab, "selected-word\n")
+    click_cell(tab, "selected-word", double=True)
+    assert tab.evaluate(CLIPBOARD) == "mine"
+    tab.keyboard.press("Control+Shift+C")
+    expect(said).to_have_text("Copied.")
+    assert tab.evaluate(CLIPBOARD) == "selected-word"
+    tab.get_by_role("button", name="Settings").click()
+    tab.get_by_role("switch", name="Copy what is selected").check()
+    tab.get_by_role("switch", name="Programs may copy").uncheck()
+    tab.keyboard.press("Escape")
+    type_line(tab, "clear; echo another-one")
+    screen_has(tab, "another-one\n")
+    click_cell(tab, "another-one", double=True)
+    tab.wait_for_function("navigator.clipboard.readText().then(text => text === 'another-one')")
+    type_line(tab, f"printf '\\033]52;c;{text}\\007'; echo not-$((1+1))")
+    screen_has(tab, "not-2")
+    assert tab.evaluate(CLIPBOARD) == "another-one"
+
+
+def test_a_paste_of_many_lines_is_shown_first(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    dialog = tab.get_by_role("dialog")
+    tab.evaluate(PASTE, "echo one\necho two")  # bash has bracketed paste on
+    screen_has(tab, "echo two")
+    expect(dialog).to_have_count(0)
+    tab.keyboard.press("Control+c")
+    type_line(tab, "clear; cat -v")
+    tab.wait_for_function("dozlabScreenState().then(state => !state.modes.bracketedPasteMode)")
+    tab.evaluate(PASTE, "rm <b>\n\x1b[201~evil\n")
+    expect(dialog).to_contain_text("Paste 2 lines?")
+    expect(dialog.locator("pre")).to_contain_text("rm <b>")
+    shot(tab, "paste")
+    tab.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    tab.evaluate(PASTE, "first\nsecond")
+    dialog.get_by_role("button", name="Paste as one line").click()
+    screen_has(tab, "first second")
+    tab.keyboard.press("Enter")
+    screen_has(tab, "first second\nfirst second")
+    tab.evaluate(PASTE, "uno\ndos\x1b[201~")
+    dialog.get_by_label("Paste without asking").check()
+    dialog.get_by_role("button", name="Paste", exact=True).click()
+    screen_has(tab, "dos[201~")
+    tab.keyboard.press("Enter")
+    screen_has(tab, "dos[201~\n")
+    tab.evaluate(PASTE, "tres\ncuatro\n")
+    screen_has(tab, "cuatro\n")
+    expect(dialog).to_have_count(0)
+    assert "rm" not in tab.evaluate("dozlabScreenText()")
+
+
+def test_links_lead_to_http_only(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    tab.add_init_script("window.opened = []; window.open = (url, ...more) => void opened.push([url, ...more])")
+    open_live(tab, sidecar, guest)
+    osc8 = "printf '\\033]8;;%s\\033\\\\%s\\033]8;;\\033\\\\\\n'"
+    type_line(tab, f"clear; echo see https://example.org/plain; {osc8} https://example.org/osc8 good-link")
+    screen_has(tab, "\ngood-link")
+    click_cell(tab, "https://example.org/plain")
+    tab.wait_for_function("opened.length === 1")
+    click_cell(tab, "good-link")
+    tab.wait_for_function("opened.length === 2")
+    type_line(tab, f"clear; {osc8} 'javascript:alert(1)' bad-link; {osc8} file:///etc/passwd file-link; echo ftp://x/y")
+    screen_has(tab, "\nfile-link")
+    for text in ("bad-link", "file-link", "ftp://x/y"):
+        click_cell(tab, text)
+    options = "noopener,noreferrer"
+    assert tab.evaluate("opened") == [
+        ["https://example.org/plain", "_blank", options], ["https://example.org/osc8", "_blank", options],
+    ]  # fmt: skip

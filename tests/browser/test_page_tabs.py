@@ -1,0 +1,149 @@
+"""Tabs and splits of the terminal: each pane a shell of its own, by mouse and by keys, all there after a reload."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import open_live, screen_has, shot, state, type_line
+from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+
+def names(tab: Page) -> list[str]:
+    return tab.locator(".tab-name").all_inner_texts()
+
+
+def shells(tab: Page) -> list[str]:
+    listed = tab.evaluate("fetch('shells').then(reply => reply.json())")
+    return [shell["name"] for shell in listed["shells"]]
+
+
+def test_tabs_are_made_named_moved_kept_and_closed(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    type_line(tab, "where=first; printf '\\033]2;editor\\007'")
+    expect(tab.locator(".tab-name")).to_have_text(["editor"])
+    tab.keyboard.press("Control+Shift+S")
+    screen_has(tab, "guest$")
+    expect(tab.locator(".tab-name")).to_have_text(["editor", "Terminal 2"])
+    type_line(tab, "where=second; echo $where-$((1+1))")
+    screen_has(tab, "second-2")
+    tab.get_by_role("button", name="New terminal").click()
+    screen_has(tab, "guest$")
+
+    tab.locator(".tab-name").nth(1).dblclick()
+    tab.get_by_label("Name of the tab").fill("  <i>logs</i> ")
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".tab-name")).to_have_text(["editor", "<i>logs</i>", "Terminal 3"])
+    type_line(tab, "echo $where-typed")  # the focus is back in the terminal
+    screen_has(tab, "second-typed")
+
+    tab.locator(".tab-name").nth(1).focus()
+    tab.keyboard.press("Control+Shift+ArrowLeft")
+    expect(tab.locator(".tab-name")).to_have_text(["<i>logs</i>", "editor", "Terminal 3"])
+    tab.locator(".tab").nth(2).drag_to(tab.locator(".tab").nth(0), target_position={"x": 4, "y": 10})
+    expect(tab.locator(".tab-name")).to_have_text(["Terminal 3", "<i>logs</i>", "editor"])
+    tab.locator(".tab-name").nth(1).focus()
+    tab.keyboard.press("ArrowRight")
+    expect(tab.locator("[aria-current]")).to_have_text("editor")
+    tab.keyboard.press("Escape")
+    type_line(tab, "echo $where-again")
+    screen_has(tab, "first-again")
+    shot(tab, "tabs")
+
+    tab.reload()
+    state(tab, "Live")
+    expect(tab.locator(".tab-name")).to_have_text(["Terminal 3", "<i>logs</i>", "editor"])
+    screen_has(tab, "first-again")
+    tab.keyboard.press("Control+Shift+H")
+    screen_has(tab, "second-typed")
+    tab.keyboard.press("Control+Shift+L")
+    screen_has(tab, "first-again")
+
+    assert len(shells(tab)) == 3
+    tab.locator(".tab-name").nth(1).focus()
+    tab.keyboard.press("Delete")
+    expect(tab.get_by_role("dialog")).to_contain_text("Close this terminal?")
+    tab.keyboard.press("Escape")
+    expect(tab.locator(".tab")).to_have_count(3)
+    tab.get_by_role("button", name="Close <i>logs</i>").click()
+    tab.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(tab.locator(".tab-name")).to_have_text(["Terminal 3", "editor"])
+    tab.wait_for_function("fetch('shells').then(r => r.json()).then(({shells}) => shells.length === 2)")
+    assert "main" in shells(tab)
+
+
+def test_a_tab_that_another_browser_opens_or_closes_is_followed(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    tab.keyboard.press("Control+Shift+S")
+    screen_has(tab, "guest$")
+    type_line(tab, "echo shared-$((2+2))")
+    screen_has(tab, "shared-4")
+    other = tab.context.browser.new_context(storage_state=tab.context.storage_state()).new_page()  # type: ignore[union-attr]
+    other.add_init_script("localStorage.clear()")
+    other.goto(tab.url)
+    expect(other.locator(".tab")).to_have_count(2)
+    other.locator(".tab-name").nth(1).click()
+    screen_has(other, "shared-4")
+    other.keyboard.press("Control+Shift+X")
+    other.keyboard.press("Enter")
+    expect(other.locator(".tab")).to_have_count(1)
+    expect(tab.locator(".tab")).to_have_count(1)
+    expect(tab.locator("#said")).to_contain_text("closed by somebody else")
+    screen_has(tab, "guest$")
+    other.context.close()
+
+
+def test_a_tab_splits_into_panes_that_can_be_sized(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    type_line(tab, "echo size-$(stty size | tr ' ' x)")
+    screen_has(tab, "size-")
+    tab.keyboard.press("Control+Shift+E")
+    screen_has(tab, "guest$")
+    type_line(tab, "echo right")
+    tab.keyboard.press("Control+Shift+O")
+    screen_has(tab, "guest$")
+    type_line(tab, "echo below-$((3+3)); printf '\\033]2;below\\007'")
+    screen_has(tab, "below-6")
+    expect(tab.locator(".pane:visible")).to_have_count(3)
+    expect(tab.locator(".pane.active .pane-title")).to_have_text("below")
+    shot(tab, "splits")
+
+    def columns() -> int:
+        return int(tab.evaluate("dozlabScreenState().then(state => state.cols)"))
+
+    narrow = columns()
+    line = tab.locator(".divider[data-direction=row]")
+    line.focus()
+    for _ in range(4):
+        tab.keyboard.press("ArrowLeft")
+    expect(line).to_have_attribute("aria-valuenow", "30")
+    tab.keyboard.press("Control+Shift+G")  # from the last pane to the first
+    tab.keyboard.press("Control+Shift+G")
+    tab.keyboard.press("Control+Shift+G")
+    type_line(tab, "echo back-in-$((3*3))")
+    screen_has(tab, "back-in-9")
+    assert columns() > narrow
+    box = line.bounding_box()
+    assert box is not None
+    tab.mouse.move(box["x"] + 4, box["y"] + 100)
+    tab.mouse.down()
+    tab.mouse.move(560, box["y"] + 100, steps=3)
+    tab.mouse.up()
+    expect(line).to_have_attribute("aria-valuenow", "50")
+
+    tab.reload()
+    expect(tab.locator(".pane:visible")).to_have_count(3)
+    screen_has(tab, "back-in-9")
+    tab.locator(".pane:visible").nth(0).click()
+    screen_has(tab, "size-")
+    tab.locator(".pane:visible").nth(1).get_by_role("button", name="Close this terminal").click()
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".pane:visible")).to_have_count(2)
+    expect(tab.locator(".divider")).to_have_count(1)
+    assert tab.locator(".tab").count() == 1
+    type_line(tab, "exit")
+    expect(tab.get_by_role("alert")).to_contain_text("ended")
+    tab.keyboard.press("Control+Shift+X")  # nothing runs there: no question
+    expect(tab.locator(".pane:visible")).to_have_count(1)

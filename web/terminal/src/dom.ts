@@ -1,0 +1,38 @@
+/** Small helpers for making elements. Text always goes in as text: nothing here takes HTML. */
+
+export function byId(id: string): HTMLElement {
+  const found = document.getElementById(id);
+  if (!found) throw new Error(`#${id} is missing`);
+  return found;
+}
+
+type Attributes = Record<string, string | boolean | ((event: Event) => void)>;
+
+/** Makes an element: `class` and other attributes by name, `true` for a bare one, functions as listeners ("click"). */
+export function make<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Attributes = {}, ...children: (Node | string)[]): HTMLElementTagNameMap[K] {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") node.addEventListener(name, value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** A drawing of 24 x 24 by its stroke's path data; says nothing to a screen reader. */
+export function icon(path: string): SVGSVGElement {
+  const svg = document.createElementNS(SVG, "svg");
+  for (const [name, value] of Object.entries({ viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true" })) svg.setAttribute(name, value);
+  const line = document.createElementNS(SVG, "path");
+  line.setAttribute("d", path);
+  svg.append(line);
+  return svg;
+}
+
+/** A square button with a drawing, named for screen readers and by its tooltip. */
+export function iconButton(label: string, path: string, click: (event: Event) => void): HTMLButtonElement {
+  return make("button", { type: "button", class: "tool", "aria-label": label, title: label, click }, icon(path));
+}

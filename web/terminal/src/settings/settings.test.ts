@@ -1,0 +1,39 @@
+import { expect, test, vi } from "vitest";
+import { chosenTheme, THEMES } from "./themes";
+import { DEFAULTS, goodFont, LiveSettings, parseSettings } from "./settings";
+
+test("what is good is taken, the rest is the default", () => {
+  for (const text of [null, "", "{", "3", "null", "[]", '"x"']) expect(parseSettings(text)).toEqual(DEFAULTS);
+  const stored = { theme: "light", fontSize: 99, lineHeight: 1.5, cursorStyle: "beam", copyOnSelect: "yes", fontFamily: "x;} body {", future: 1 };
+  expect(parseSettings(JSON.stringify(stored))).toEqual({ ...DEFAULTS, theme: "light", lineHeight: 1.5 });
+});
+
+test("a font's name cannot end the style it is part of", () => {
+  expect(["Fira Code", '"JetBrains Mono", monospace', "Źródło", ""].every(goodFont)).toBe(true);
+  expect(["a;b", "a}b", "url(x)", "a\\b", "x".repeat(101)].some(goodFont)).toBe(false);
+});
+
+test("changes are kept and told; a store that refuses is no fault", () => {
+  const kept = new Map<string, string>();
+  const store = { getItem: (key: string) => kept.get(key) ?? null, setItem: (key: string, value: string) => void kept.set(key, value) };
+  const told = vi.fn();
+  const live = new LiveSettings(store, "k");
+  const stop = live.watch(told);
+  live.set({ fontSize: 18 });
+  live.set({ fontSize: 3 }); // not good: the default
+  stop();
+  live.set({ theme: "dark" });
+  expect(told.mock.calls.map(([settings]) => settings.fontSize)).toEqual([14, 18, 14]);
+  expect(new LiveSettings(store, "k").get()).toEqual({ ...DEFAULTS, theme: "dark" });
+  const refusing = { getItem: () => { throw new Error("no"); }, setItem: () => { throw new Error("full"); } };
+  const other = new LiveSettings(refusing, "k");
+  other.set({ theme: "light" });
+  expect(other.get().theme).toBe("light");
+});
+
+test("the theme is what was chosen, or what the system prefers", () => {
+  const system = (light: boolean, contrast: boolean): string => chosenTheme("system", { light, contrast });
+  expect([system(false, false), system(true, false), system(true, true)]).toEqual(["dark", "light", "contrast"]);
+  expect(chosenTheme("light", { light: false, contrast: true })).toBe("light");
+  for (const theme of Object.values(THEMES)) expect(Object.keys(theme)).toEqual(expect.arrayContaining(Object.keys(THEMES.dark)));
+});
