@@ -9,8 +9,6 @@ import os
 import secrets
 import signal
 import string
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,7 @@ from dozlab.firecracker_vm.checkpoints import SAVE_LIMIT
 from dozlab.lib import control, files, paths, proc
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.timeline import Entry
-from dozlab.session import planning, preflight, resources, state
+from dozlab.session import launch, planning, preflight, resources, state
 from dozlab.session.layout import COMPONENTS, Layout, check_id
 from dozlab.session.ports import NONE, choose
 
@@ -140,14 +138,11 @@ def _keep_password(layout: Layout, values: values_module.Values) -> None:
 
 def _spawn(layout: Layout, facts: state.Facts, lock_fd: int) -> None:
     """Start the launcher, detached, holding the session's lock."""
-    with layout.log("supervisor").open("ab") as out:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "dozlab.session.launch", layout.id, str(lock_fd)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=(lock_fd,),
-        )  # fmt: skip
-    state.Facts(**{**facts.__dict__, "pid": child.pid}).save(layout.facts)
-    # Not our child to wait for: it outlives us. Python would warn about a Popen that is dropped while it runs.
-    child.returncode = 0
+    pid = proc.fork(
+        lambda: launch.main([layout.id, str(lock_fd)]),
+        output=layout.log("supervisor"), keep=(lock_fd,), detached=True,
+    )  # fmt: skip
+    state.Facts(**{**facts.__dict__, "pid": pid}).save(layout.facts)
 
 
 class Watch:
