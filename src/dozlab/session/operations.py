@@ -11,7 +11,6 @@ import signal
 import string
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from dozlab import values as values_module
@@ -196,7 +195,7 @@ def stop(layout: Layout, *, graceful: bool, progress: Progress) -> None:
     facts = state.Facts.load(layout.facts)
     leader = facts.pid if facts else 0
     for number, limit in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 10.0)):
-        members = _members(leader)
+        members = state.members(leader)
         for pid in members if number == signal.SIGKILL else {leader}.intersection(members):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -205,24 +204,6 @@ def stop(layout: Layout, *, graceful: bool, progress: Progress) -> None:
     raise DozlabError(
         f"session {layout.id} does not end", hint=f"see which process holds {layout.lock}: fuser -v {layout.lock}"
     )
-
-
-def _members(leader: int) -> list[int]:
-    """Return the processes of the session (setsid(2)) that our launcher leads: it or pasta, its child, the supervisor.
-
-    A pasta that ends early leaves its child waiting for ever (design.md D9), so its pid alone is not enough. While the
-    session's lock is held one of them lives, and the kernel gives the leader's number to nobody else (setsid(2)).
-    """
-    if leader <= 1:  # not recorded yet: session 0 is the kernel's own
-        return []
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == leader:
-                    found.append(int(entry.name))
-    return found
 
 
 def _gone(layout: Layout, seconds: float) -> bool:
