@@ -40,6 +40,8 @@ LAST_WORD = {"kvm": 3.0, "tcg": 10.0}
 """Seconds a VMM may live on after its guest's last word. Firecracker hangs after `Power down`: it has no ACPI S5."""
 READY = {"kvm": 60.0, "tcg": 300.0}
 """Seconds after init until a missing sshd is called a failure (said in the timeline; the VM runs on)."""
+PREPARED = 600.0
+"""Seconds until a guest that is to be saved must be whole: nobody waits for it in front of a screen."""
 DOCKER_MARKER = {"kvm": 10.0, "tcg": 60.0}
 """Seconds to wait, once Docker's API answers, for the guest's own word that its images are loaded."""
 POLL = {"kvm": 0.1, "tcg": 0.5}
@@ -308,7 +310,7 @@ class Supervisor:
 
     async def _watch_prepare(self, vmm: Vmm, spec: Spec) -> None:
         """Save the machine once it is whole, then end it. One that does not come to rest is booted once more."""
-        limit = 2 * READY[self.decision.accel]
+        limit = PREPARED
         try:
             async with asyncio.timeout(limit):
                 while not (self.machine.ssh and (self.machine.docker or "dockerd" in self._lacks)):
