@@ -87,12 +87,13 @@ lint: venv ## Format, lint, types, import order
 	@$(BIN)/lint-imports
 
 check: lint page ## Lint and unit tests: under a minute or two
-	@$(BIN)/pytest -q tests/unit
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit
 
 test: EXTRA = $(TEST_PACKAGES)
 test: setup image ## Set-up, then all tests: check, web, real VM, real browser
 	@$(MAKE) --no-print-directory -j2 -O lint web-test
-	@$(BIN)/pytest tests/unit tests/chart tests/flux tests/machine tests/browser --ignore=tests/flux/test_controllers.py --durations=15
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit tests/chart tests/flux --ignore=tests/flux/test_controllers.py --durations=5
+	@$(BIN)/pytest tests/machine tests/browser --durations=15
 
 test-defences: page ## Each defence of the terminal taken out in turn: its test must fail
 	@$(BIN)/python -m tools.defences

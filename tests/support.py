@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -195,6 +197,23 @@ class Dozlab:
 def _hear_ctrl_c() -> None:
     """Begin as at a terminal: a test run in a shell's background would hand on an ignored SIGINT (POSIX, 2.11)."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on now.
+
+    Below those that the kernel gives away by itself (ip_local_port_range, 32768 and up), so that no connection gets it
+    before who asked listens; drawn at random, so that tests side by side do not get the same.
+    """
+    while True:
+        port = 12_000 + secrets.randbelow(20_000)
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def until(condition: Callable[[], Any], *, what: str, seconds: float) -> Any:

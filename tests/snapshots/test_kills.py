@@ -62,7 +62,8 @@ def prepare_killed(command: Placed, plan: Plan, *, saving: bool = False) -> Outc
         assert " was prepared " in again.stdout
         assert after == before or killed.victim == "command"
     assert {name for name, *_ in after} == {"state", "disk.ext4", "token", "snapshot.json"}
-    assert [name for name in command.sessions() if name.startswith("prepare-")] == []
+    left = [name for name in command.sessions() if name.startswith("prepare-")]
+    assert left == [], [str(path) for path in (command.state / "dozlab/sessions").rglob("*")]
     assert list((store / "tmp").glob("prepare-*")) == []
     assert at_work("prepare-[0-9a-f]{6}") == []
     return Outcome(killed, "")

@@ -92,9 +92,10 @@ class Prepared:
         base = str(inputs.read_object(settings.shared / "rootfs.json", "run init-rootfs first").get("digest", ""))
         return needs(self.decision, spec, base=base, kit=settings.kit, told_kernel=settings.kernel is not None)
 
-    async def restore(self, vmm: Vmm, spec: Spec, console: int, snapshot: Snapshot) -> None:
-        """Make the snapshot's machine this session's: disk, memory, identity, clock. The network is open to it alone.
+    async def restore(self, vmm: Vmm, spec: Spec, console: int, snapshot: Snapshot, going: Callable[[], None]) -> None:
+        """Make the snapshot's machine this session's: disk, memory, identity. The network is open to it alone.
 
+        :param going: called when the guest runs, and is not the session's yet
         :raises DozlabError: when any of it fails; call `undo`, once the VMM has ended
         :raises OSError: the same
         """
@@ -104,20 +105,25 @@ class Prepared:
         await vmm.restore(spec, console, snapshot.state)
         await vmm.resume()
         loaded = time.monotonic()
+        going()
         await self._while_it_runs(vmm, self._adopt, snapshot.token)
         self.disk.confirm()
         spent = (laid - begun, loaded - laid, time.monotonic() - loaded)
         log.info("restored: disk %.2f s, memory %.2f s, adoption %.2f s", *spent)
 
-    async def go_back(self, vmm: Vmm, spec: Spec, console: int, checkpoint: Snapshot) -> None:
+    async def go_back(
+        self, vmm: Vmm, spec: Spec, console: int, checkpoint: Snapshot, going: Callable[[], None]
+    ) -> None:
         """Let a checkpoint's machine go on; its disk is in place already. The session's identity was in it.
 
+        :param going: as for `restore`
         :raises DozlabError: when any of it fails; the disk can be booted from, once the VMM has ended
         """
         if (wanted := self._needs(spec)) != checkpoint.needs:
             raise Unfit(snapshots.difference(wanted, [checkpoint.needs], what="checkpoint's memory"))
         await vmm.restore(spec, console, checkpoint.state)
         await vmm.resume()
+        going()
         await self._while_it_runs(vmm, self._refresh, checkpoint.token)
 
     async def _while_it_runs(self, vmm: Vmm, talk: Callable[[Guest], Awaitable[None]], token: str) -> None:
@@ -140,7 +146,6 @@ class Prepared:
     async def _refresh(self, guest: Guest) -> None:
         limit = ADOPT[self.decision.accel]
         await guest.refresh(adoption.read_identity(self.settings.shared), timeout=limit)
-        await guest.set_clock(timeout=limit)
 
     async def _adopt(self, guest: Guest) -> None:
         settings, limit = self.settings, ADOPT[self.decision.accel]
@@ -148,15 +153,13 @@ class Prepared:
         if settings.workspace_port:
             env = f"DOZLAB_GATEWAY={settings.gateway_ip}\nDOZLAB_WORKSPACE_PORT={settings.workspace_port}\n"
         self.has_docker = await guest.adopt(adoption.read_identity(settings.shared), env, timeout=limit)
-        off = await guest.set_clock(timeout=limit)
-        log.info("the guest's clock differs by %.0f ms", off * 1000)
 
-    async def after_pause(self, delay: float) -> None:
+    async def set_clock(self, delay: float = 0.0) -> None:
         """Set the guest's clock, which stood still; a guest that cannot be told is none of our faults."""
         await asyncio.sleep(delay)
         try:
             off = await self.guest.set_clock(timeout=ADOPT[self.decision.accel])
-            log.info("the guest's clock is right again (%.0f ms)", off * 1000)
+            log.info("the guest's clock is right (%.0f ms)", off * 1000)
         except DozlabError as error:
             log.info("the guest's clock stays behind: %s", error)
 

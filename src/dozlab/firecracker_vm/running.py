@@ -117,7 +117,7 @@ class Running:
         if self._clock:
             self._clock.cancel()
         if self.life.reached_init:
-            self._clock = tasks.start(self.prepared.after_pause(delay), name="clock")
+            self._clock = tasks.start(self.prepared.set_clock(delay), name="clock")
 
     async def close(self) -> None:
         """End what was begun here."""

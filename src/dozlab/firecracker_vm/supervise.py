@@ -40,9 +40,13 @@ LAST_WORD = {"kvm": 3.0, "tcg": 10.0}
 """Seconds a VMM may live on after its guest's last word. Firecracker hangs after `Power down`: it has no ACPI S5."""
 READY = {"kvm": 60.0, "tcg": 300.0}
 """Seconds after init until a missing sshd is called a failure (said in the timeline; the VM runs on)."""
+PREPARED = 600.0
+"""Seconds until a guest that is to be saved must be whole: nobody waits for it in front of a screen."""
 DOCKER_MARKER = {"kvm": 10.0, "tcg": 60.0}
 """Seconds to wait, once Docker's API answers, for the guest's own word that its images are loaded."""
 POLL = {"kvm": 0.1, "tcg": 0.5}
+SOON = 0.05
+"""Seconds between looks at a guest that goes on from a saved state: its services run already, or all but."""
 DISK_ROOM = 64 << 20
 """Bytes that must be free on the host before a guest that was paused for lack of them goes on."""
 SERVICES: tuple[Stage, ...] = ("sshd", "dockerd")
@@ -68,7 +72,10 @@ class Supervisor:
         self.console = Console(Sink(settings.console_log), self._on_marker)
         self._stop = asyncio.Event()
         self._last_word = asyncio.Event()
+        self._going = asyncio.Event()
+        """The guest runs, so that services may be looked for; a restored one is not the session's yet."""
         self._init = asyncio.Event()
+        self._clock_right = asyncio.Event()
         self._docker_ready = asyncio.Event()
         self._stage: Stage = "vmm"
         self._prepared = self.machine.prepared
@@ -152,10 +159,14 @@ class Supervisor:
         read, write = os.pipe()
         reader = tasks.start(self.console.read(read), name="console")
         watchers: list[asyncio.Task[Any]] = []
+        services = self._look_for_services()
         try:
             try:
                 if snapshot and not await self._restore(vmm, spec, write, snapshot, back=back is not None):
                     snapshot = None
+                    await tasks.stop(services)
+                    self._going.clear()
+                    services = self._look_for_services()
                     vmm = self.machine.vmm = self._make()
                 if not snapshot:
                     await vmm.start(spec, write)
@@ -172,14 +183,14 @@ class Supervisor:
                 if not self._prepared.has_docker:
                     self._on_marker(Marker("note", NO_DOCKER))
                 self._docker_ready.set()
-                self.machine.set_clock(delay=SECOND_LOOK)
-            watchers = [
+                watchers.append(tasks.start(self._set_clock(), name="set-clock"))
+            else:
+                self._clock_right.set()
+            watchers += [
                 tasks.start(self._watch_boot(vmm), name="watch-boot"),
                 tasks.start(self._watch_last_word(vmm), name="watch-last-word"),
                 tasks.start(self._watch_stop(vmm), name="watch-stop"),
                 tasks.start(self._watch_disk(vmm), name="watch-disk"),
-                tasks.start(self._watch_ssh(), name="watch-ssh"),
-                tasks.start(self._watch_docker(), name="watch-docker"),
             ]
             self.machine.up = True
             if settings.snapshot_out:
@@ -187,7 +198,7 @@ class Supervisor:
             end = await vmm.wait()
             await asyncio.wait({reader}, timeout=2.0)  # the last lines are still in the pipe
         finally:
-            await tasks.stop([*watchers, reader])
+            await tasks.stop([*watchers, *services, reader])
             await vmm.end()
             self.machine.vmm = None
             self.machine.up = self.machine.ssh = self.machine.docker = False
@@ -202,7 +213,7 @@ class Supervisor:
         """
         begin = self._prepared.go_back if back else self._prepared.restore
         try:
-            await begin(vmm, spec, console, snapshot)
+            await begin(vmm, spec, console, snapshot, self._going.set)
         except (DozlabError, OSError) as error:
             log.warning("not restored, so it boots: %s", error)
             await vmm.end()
@@ -214,8 +225,8 @@ class Supervisor:
     def _begin(self) -> None:
         self.life.begin(time.monotonic())
         self.console.new_boot()
-        self._init.clear()
-        self._docker_ready.clear()
+        for event in (self._going, self._init, self._clock_right, self._docker_ready):
+            event.clear()
         self._last_word.clear()
         self._stage = "vmm"
         self.machine.stand("")
@@ -239,6 +250,7 @@ class Supervisor:
                 if stage not in self._lacks:  # its failure has been told
                     self._say(stage, "start")
             self._init.set()
+            self._going.set()
         elif marker.kind == "docker":
             self._docker_ready.set()
         elif marker.kind == "note" and marker.value in LACKS:
@@ -298,7 +310,7 @@ class Supervisor:
 
     async def _watch_prepare(self, vmm: Vmm, spec: Spec) -> None:
         """Save the machine once it is whole, then end it. One that does not come to rest is booted once more."""
-        limit = 2 * READY[self.decision.accel]
+        limit = PREPARED
         try:
             async with asyncio.timeout(limit):
                 while not (self.machine.ssh and (self.machine.docker or "dockerd" in self._lacks)):
@@ -356,8 +368,25 @@ class Supervisor:
             except DozlabError as error:
                 log.info("idle: %s", error)
 
-    async def _watch_ssh(self) -> None:
+    def _look_for_services(self) -> list[asyncio.Task[None]]:
+        return [
+            tasks.start(self._watch_ssh(), name="watch-ssh"),
+            tasks.start(self._watch_docker(), name="watch-docker"),
+        ]
+
+    async def _set_clock(self) -> None:
+        """Set the clock of a restored guest; until then nobody is let in."""
+        await self._prepared.set_clock()
+        self._clock_right.set()
+        self.machine.set_clock(delay=SECOND_LOOK)
+
+    async def _whole(self) -> None:
+        """Wait until the guest is the session's and knows the time."""
         await self._init.wait()
+        await self._clock_right.wait()
+
+    async def _watch_ssh(self) -> None:
+        await self._going.wait()
         host, port, accel = str(self.settings.vm_ip), self.settings.vm_ssh_port, self.decision.accel
 
         def late() -> None:
@@ -366,10 +395,11 @@ class Supervisor:
 
         await guest.wait_until(
             lambda: guest.ssh_answers(host, port),
-            pause=0.05 if self.machine.restored else POLL[accel],
+            pause=POLL[accel] if self._init.is_set() else SOON,
             patience=READY[accel],
             late=late,
         )
+        await self._whole()
         await self.machine.relay.open()
         self.machine.ssh, self.life.served = True, not self.settings.snapshot_out
         self._say("sshd", "done")
@@ -377,16 +407,16 @@ class Supervisor:
         log.info("ready: sshd answers on %s:%d", host, port)
 
     async def _watch_docker(self) -> None:
-        await self._init.wait()
+        await self._going.wait()
         host, port, accel = str(self.settings.vm_ip), self.settings.docker_port, self.decision.accel
 
         def late() -> None:
             self._say("dockerd", "failed", f"Docker does not answer on {host}:{port} (not every image has it)")
             log.info("Docker does not answer on %s:%d; asking less often from now on", host, port)
 
-        await guest.wait_until(
-            lambda: guest.docker_answers(host, port), pause=max(1.0, POLL[accel]), patience=READY[accel], late=late
-        )
+        pause = max(1.0, POLL[accel]) if self._init.is_set() else SOON
+        await guest.wait_until(lambda: guest.docker_answers(host, port), pause=pause, patience=READY[accel], late=late)
+        await self._whole()
         # dockerd answers before the images that came with the machine are loaded; the kit says when they are.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DOCKER_MARKER[accel]):

@@ -13,7 +13,10 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -88,6 +91,58 @@ def run(
     if check and result.code != 0:
         raise DozlabError(f"{Path(words[0]).name} failed: {result.last_line()}")
     return result
+
+
+def fork(run: Callable[[], int], *, output: Path, keep: Sequence[int] = (), detached: bool = False) -> int:
+    """Run a function in a child process of the same program: 0.1 s sooner than a Python that starts anew.
+
+    The child has no input, writes into `output`, holds none of our open files but `keep`, and ends with the function's
+    result as its status, whatever happens in it. Only for a program that runs one thread.
+
+    :param detached: in a session of its own, where no Ctrl-C and no hang-up reaches it; else it ends when we do
+    :return: its pid; who does not detach it has to wait for it
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        if detached:
+            os.setsid()
+        else:
+            die_with_parent()
+        null = os.open(os.devnull, os.O_RDONLY)
+        log_file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for source, target in ((null, 0), (log_file, 1), (log_file, 2)):
+            os.dup2(source, target)
+        first = 3
+        for kept in sorted(keep):
+            os.closerange(first, kept)
+            first = kept + 1
+        os.closerange(first, max(int(name) for name in os.listdir("/proc/self/fd")) + 1)
+        code = run()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def wait_for(pid: int, *, seconds: float | None = None) -> int | None:
+    """Return a child's exit status (negative: the signal's number), None when it has not ended by then."""
+    if seconds is None:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    return None
 
 
 class Child:

@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +27,12 @@ from dozlab.session.plan import Plan
 logger = logging.getLogger(__name__)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run `python -m dozlab.session.launch ID LOCK_FD`; ends by becoming pasta."""
-    words = sys.argv[1:] if argv is None else argv
+def main(argv: list[str]) -> int:
+    """Launch the session ID, whose lock is LOCK_FD; ends by becoming pasta.
+
+    :param argv: ID, LOCK_FD
+    """
+    words = argv
     layout, lock_fd = Layout(words[0]), int(words[1])
     log.set_up("supervisor")
     signal.signal(signal.SIGTERM, _terminated)
@@ -89,20 +91,23 @@ def _init_rootfs(layout: Layout, plan: Plan, meanwhile: Callable[[], None]) -> N
         "VM_DATA": str(layout.vm_data),
         "SHARED_DIR": str(layout.shared),
     }
-    with layout.log("init-rootfs").open("ab") as out:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "dozlab.init_rootfs"], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            preexec_fn=proc.die_with_parent,
-        )  # fmt: skip
+
+    def run() -> int:
+        from dozlab.init_rootfs.__main__ import main as init_rootfs
+
+        os.environ.clear()
+        os.environ.update(env)
+        return init_rootfs([])
+
+    child = proc.fork(run, output=layout.log("init-rootfs"))
     try:
         meanwhile()
-        code = child.wait()
+        code = proc.wait_for(child)
     except BaseException:
-        child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(10)
-        child.kill()
-        child.wait()
+        os.kill(child, signal.SIGTERM)
+        if proc.wait_for(child, seconds=10) is None:
+            os.kill(child, signal.SIGKILL)
+            proc.wait_for(child)
         raise
     if code != 0:
         raise (BadUsage if code == 2 else DozlabError)(log.last_line(layout.log("init-rootfs")))
@@ -145,7 +150,3 @@ def _become_pasta(layout: Layout, facts: state.Facts, lock_fd: int) -> None:
     # Debian 12's pasta takes an inherited SIG_IGN, which Python sets, for an error of its own signal set-up.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.execv(words[0], words)  # noqa: S606  (no shell is the point)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,11 +9,8 @@ import os
 import secrets
 import signal
 import string
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from dozlab import values as values_module
@@ -21,7 +18,7 @@ from dozlab.firecracker_vm.checkpoints import SAVE_LIMIT
 from dozlab.lib import control, files, paths, proc
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.timeline import Entry
-from dozlab.session import environment, planning, preflight, resources, state
+from dozlab.session import environment, launch, planning, preflight, resources, state
 from dozlab.session.layout import COMPONENTS, Layout, check_id
 from dozlab.session.ports import NONE, choose
 
@@ -141,14 +138,11 @@ def _keep_password(layout: Layout, values: values_module.Values) -> None:
 
 def _spawn(layout: Layout, facts: state.Facts, lock_fd: int) -> None:
     """Start the launcher, detached, holding the session's lock."""
-    with layout.log("supervisor").open("ab") as out:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "dozlab.session.launch", layout.id, str(lock_fd)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=(lock_fd,),
-        )  # fmt: skip
-    state.Facts(**{**facts.__dict__, "pid": child.pid}).save(layout.facts)
-    # Not our child to wait for: it outlives us. Python would warn about a Popen that is dropped while it runs.
-    child.returncode = 0
+    pid = proc.fork(
+        lambda: launch.main([layout.id, str(lock_fd)]),
+        output=layout.log("supervisor"), keep=(lock_fd,), detached=True,
+    )  # fmt: skip
+    state.Facts(**{**facts.__dict__, "pid": pid}).save(layout.facts)
 
 
 class Watch:
@@ -202,7 +196,7 @@ def stop(layout: Layout, *, graceful: bool, progress: Progress) -> None:
     facts = state.Facts.load(layout.facts)
     leader = facts.pid if facts else 0
     for number, limit in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 10.0)):
-        members = _members(leader)
+        members = state.members(leader)
         for pid in members if number == signal.SIGKILL else {leader}.intersection(members):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -211,24 +205,6 @@ def stop(layout: Layout, *, graceful: bool, progress: Progress) -> None:
     raise DozlabError(
         f"session {layout.id} does not end", hint=f"see which process holds {layout.lock}: fuser -v {layout.lock}"
     )
-
-
-def _members(leader: int) -> list[int]:
-    """Return the processes of the session (setsid(2)) that our launcher leads: it or pasta, its child, the supervisor.
-
-    A pasta that ends early leaves its child waiting for ever (design.md D9), so its pid alone is not enough. While the
-    session's lock is held one of them lives, and the kernel gives the leader's number to nobody else (setsid(2)).
-    """
-    if leader <= 1:  # not recorded yet: session 0 is the kernel's own
-        return []
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == leader:
-                    found.append(int(entry.name))
-    return found
 
 
 def _gone(layout: Layout, seconds: float) -> bool:

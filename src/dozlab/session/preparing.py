@@ -24,7 +24,7 @@ from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.timeline import Entry
 from dozlab.lib.units import format_seconds, format_size, parse_size
 from dozlab.session import image_choice, operations, planning, preflight, state
-from dozlab.session.layout import Layout
+from dozlab.session.layout import Layout, sessions_dir
 from dozlab.session.plan import Plan
 from dozlab.values import Values
 
@@ -136,13 +136,13 @@ def _make(raw: dict[str, Any], image: str, progress: operations.Progress, stages
     folder = _folder(layout)
 
     def make_plan(of: Layout, facts: state.Facts, values: Values) -> Plan:
-        files.write_json(of.state / MARK, {"store": str(store())})
         folder.mkdir(parents=True, mode=0o700)
         if facts.uid is not None:
             os.chown(folder, facts.uid, facts.uid)
         return planning.saving(planning.make_plan(of, facts, values, cold=True), folder)
 
     try:
+        _mark(layout)
         progress(f"session {layout.id} boots it once")
         operations.start(
             layout.id, hidden_values(raw), image=image, progress=progress, make_plan=make_plan, publish=False
@@ -223,6 +223,15 @@ def _folder(layout: Layout) -> Path:
     return store() / "tmp" / layout.id
 
 
+def _mark(layout: Layout) -> None:
+    """Make the session's folder with the mark in it, both at once: a killed attempt is known for what it is."""
+    new = layout.state.with_name(f".new-{layout.id}")
+    sessions_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    new.mkdir(mode=0o700)
+    files.write_json(new / MARK, {"store": str(store())})
+    new.rename(layout.state)
+
+
 def _remove(layout: Layout, progress: operations.Progress) -> None:
     if layout.state.exists():
         operations.down(layout, keep=False, progress=progress)
@@ -251,5 +260,5 @@ def _sweep(progress: operations.Progress) -> None:
         mark = files.read_json(layout.state / MARK)
         if mark and mark.get("store") == str(store()):
             _remove(layout, progress)
-    for folder in (store() / "tmp").glob("prepare-*"):
+    for folder in (*(store() / "tmp").glob("prepare-*"), *sessions_dir().glob(".new-prepare-*")):
         shutil.rmtree(folder, ignore_errors=True)

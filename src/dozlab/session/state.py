@@ -1,4 +1,4 @@
-"""What is known of the sessions on this machine, from disk, locks and control sockets. Never starts or ends one."""
+"""What is known of the sessions on this machine, from disk, locks and control sockets. Never starts one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,9 @@ from dozlab.lib.timeline import Timeline
 from dozlab.session.layout import Layout, check_id, sessions_dir
 from dozlab.session.ports import Ports
 from dozlab.session.privileges import UID_BASE, UID_COUNT
+
+_ORPHAN_ENDS = 5.0
+"""Seconds a process may take to end that was killed, and to let go of its files."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,55 @@ def alive(layout: Layout) -> bool:
         with files.locked(layout.lock, wait=False):
             return False
     except files.Busy:
-        return True
+        return not _end_orphan(layout)
+
+
+def _end_orphan(layout: Layout) -> bool:
+    """End what a pasta that was killed early leaves behind; tell whether that was all there was of the session.
+
+    Its child waits for a signal of its parent's before it becomes the supervisor (design.md D9), and so would hold the
+    session's lock for ever. Nobody else can be meant: the child of a pasta that lives has it as its parent.
+    """
+    facts = Facts.load(layout.facts)
+    if facts is None or facts.pid <= 1 or _stat(facts.pid)[0] not in ("", "Z"):
+        return False
+    found = members(facts.pid)
+    if not found or not all(_is_pasta(pid) for pid in found):
+        return False
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + _ORPHAN_ENDS
+    while members(facts.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return True
+
+
+def members(leader: int) -> list[int]:
+    """Return the processes of the session (setsid(2)) that our launcher leads: it or pasta, its child, the supervisor.
+
+    A pasta that ends early leaves its child waiting for ever (design.md D9), so its pid alone is not enough. While the
+    session's lock is held one of them lives, and the kernel gives the leader's number to nobody else (setsid(2)).
+    """
+    if leader <= 1:  # not recorded yet: session 0 is the kernel's own
+        return []
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if (found := _stat(pid))[1] == leader and found[0] != "Z"]
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """Return a process's state and its session's leader (proc(5)); ("", 0) where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", 0
+    return fields[0], int(fields[3])
+
+
+def _is_pasta(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith(("passt", "pasta"))
+    return False
 
 
 def died(layout: Layout) -> str:
@@ -191,8 +243,13 @@ def who_needs(digest: str) -> str:
 
 def remove(layout: Layout) -> None:
     """Delete everything of a session that is not alive. Folders a learner made unreadable are opened first."""
-    for folder in (layout.run, layout.state):
-        _remove_tree(folder)
+    _remove_tree(layout.run)
+    for left in sessions_dir().glob(".gone-*"):  # somebody was killed at what follows
+        _remove_tree(left)
+    if layout.state.exists():
+        # At once or not at all: half a session would be one that nobody knows, and nobody removes.
+        layout.state.rename(gone := sessions_dir() / f".gone-{layout.id}")
+        _remove_tree(gone)
     with contextlib.suppress(FileNotFoundError):
         layout.lock.unlink()
     with contextlib.suppress(OSError):

@@ -6,6 +6,9 @@ import asyncio
 import base64
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -154,15 +157,61 @@ def test_dockers_id_is_found_in_memory(adopt: ModuleType, tmp_path: Path) -> Non
 def test_an_identity_goes_where_the_table_says_and_nowhere_else(
     adopt: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "identity").mkdir()
     (tmp_path / "target").symlink_to("/nonexistent/elsewhere")
     (tmp_path / "table").write_text(f"# name target mode\nkey {tmp_path}/target 600\nhosts {tmp_path}/hosts 644\n")
     monkeypatch.setattr(adopt, "TABLE", str(tmp_path / "table"))
-    monkeypatch.setattr(adopt, "IDENTITY", str(tmp_path / "identity"))
     adopt.apply_identity({"key": b"secret", "../escape": b"x"})
     assert (tmp_path / "target").read_bytes() == b"secret"  # the link is replaced, not followed
     assert (tmp_path / "target").stat().st_mode & 0o777 == 0o600
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["identity", "key", "table", "target"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["table", "target"]
+
+
+def test_a_file_that_is_open_is_written_in_its_place(adopt: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_bytes(b"a longer one of before\n")
+    before = (tmp_path / "hosts").stat().st_ino
+    state = adopt.State("key")
+    state.open[str(tmp_path / "hosts")] = os.open(tmp_path / "hosts", os.O_RDWR)
+    adopt.put(state, str(tmp_path / "hosts"), b"lab\n")
+    adopt.put(state, str(tmp_path / "other"), b"new\n", 0o600)  # was not there when the machine was saved
+    assert ((tmp_path / "hosts").read_bytes(), (tmp_path / "hosts").stat().st_ino) == (b"lab\n", before)
+    assert ((tmp_path / "other").read_bytes(), (tmp_path / "other").stat().st_mode & 0o777) == (b"new\n", 0o600)
+    adopt.afterwards(state)
+    assert state.open == {}
+
+
+SSHD = """
+import signal, sys, time
+def again(*_):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as after exec: a second one would end it
+    print("key " + open(sys.argv[1]).read(), flush=True)
+signal.signal(signal.SIGHUP, again if sys.argv[2] == "reads" else lambda *_: None)
+print("up", flush=True)
+while True: time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("how", ["reads", "does not read"])
+def test_sshd_waits_for_its_host_key_in_the_snapshot(
+    adopt: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"the snapshot's")
+    monkeypatch.setattr(adopt, "HOST_KEY", str(key))
+    monkeypatch.setattr(adopt, "KEY_PATIENCE", 10.0 if how == "reads" else 0.2)
+    argv = [sys.executable, "-c", SSHD, str(key), how]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as sshd:
+        try:
+            assert sshd.stdout is not None and sshd.stdout.readline() == "up\n"
+            state = adopt.State("key")
+            state.key_pipe = adopt.wait_for_key([sshd.pid])
+            assert (state.key_pipe >= 0) is (how == "reads")
+            assert key.read_bytes() == b"the snapshot's" and key.stat().st_mode & 0o777 == 0o600
+            adopt.let_sshd_go(state, b"the session's")
+            if how == "reads":
+                assert sshd.stdout.readline() == "key the session's\n"
+            assert state.key_pipe == -1
+        finally:
+            sshd.kill()
 
 
 def test_a_return_to_a_checkpoint_lets_todays_keys_in(adopt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

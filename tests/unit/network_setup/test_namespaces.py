@@ -253,7 +253,7 @@ def test_as_ordinary_user_where_tun_is_open(tmp_path: Path) -> None:
     tun = Path("/dev/net/tun")
     mode = tun.stat().st_mode & 0o777
     tmp_path.chmod(0o777)
-    for parent in list(tmp_path.parents)[:2]:
+    for parent in list(tmp_path.parents)[:3]:
         parent.chmod(parent.stat().st_mode | 0o055)
     # The user may not be able to read this tree: a copy, and Python itself (this component needs nothing else).
     shutil.copytree(REPOSITORY / "src/dozlab", tmp_path / "src/dozlab", ignore=shutil.ignore_patterns("page"))

@@ -133,11 +133,11 @@ def test_bad_ids_are_refused(bad: str) -> None:
 
 def test_a_leader_that_is_not_recorded_yet_has_no_members() -> None:
     """Session 0 is the kernel's own: `down` must never end what belongs to it."""
-    assert operations._members(0) == []
+    assert state.members(0) == []
     # A session of its own: the runner's may be 0, which is how one looks whose leader is outside this PID namespace.
     leader = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
-        assert operations._members(leader.pid) == [leader.pid]
+        assert state.members(leader.pid) == [leader.pid]
     finally:
         leader.kill()
         leader.wait()

@@ -17,9 +17,9 @@ import pytest
 from dozlab.terminal_sidecar import guest as guest_module
 from dozlab.terminal_sidecar import protocol as p
 from dozlab.terminal_sidecar.auth import Member
-from dozlab.terminal_sidecar.people.clients import Client
 from dozlab.terminal_sidecar.guest import Guest
 from dozlab.terminal_sidecar.machine import Machine
+from dozlab.terminal_sidecar.people.clients import Client
 from dozlab.terminal_sidecar.shell import MOST_WAITING_INPUT, Shell, Shells
 
 from .conftest import Guest as Sshd

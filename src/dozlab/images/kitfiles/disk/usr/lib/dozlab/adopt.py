@@ -32,14 +32,18 @@ IDENTITY = "/run/dozlab/identity"
 TABLE = "/usr/lib/dozlab/identity"
 SERVICES = ("ssh.service", "sshd.service")
 """Held while the machine is saved: nobody must meet the snapshot's host key. They read the new one when let go."""
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 SOCKETS = ("ssh.socket", "sshd.socket")
 """Stopped before the machine is saved, started again by adoption."""
 ENGINE_ID = "/var/lib/docker/engine-id"
+BOOT_ID = "/run/dozlab/boot-id"
 CONTAINERD_ID = "/var/lib/containerd/io.containerd.grpc.v1.introspection/uuid"
 RNDADDENTROPY = 0x40085203
 RNDRESEEDCRNG = 0x5207
 MS_BIND = 4096
 LIMIT = 1 << 20
+KEY_PATIENCE = 10.0
+"""Seconds in which sshd has come to its host key."""
 QUIET = 0.5
 """Seconds without a request after adoption until the rest is done."""
 PATIENCE = 90.0
@@ -54,9 +58,15 @@ class State:
         self.sockets: list[str] = []
         self.held: list[int] = []
         """Processes that are stopped until adoption."""
+        self.key_pipe = -1
+        """Where sshd waits for its host key."""
         self.docker: list[tuple[int, int]] = []
-        """(pid, address) of each place that holds Docker's id."""
+        """(/proc/PID/mem, address) of each place that holds Docker's id."""
         self.docker_id = b""
+        self.table: list[list[str]] = []
+        """What `table` returns."""
+        self.open: dict[str, int] = {}
+        """Files that adoption rewrites, open already: to look for one takes an emulated machine milliseconds."""
         self.later: list[str] | None = None
         """Units to start once adoption has been answered."""
 
@@ -86,15 +96,78 @@ def prepare(state: State, _request: Request) -> Request:
     if state.sockets:
         run("systemctl", "stop", *state.sockets)
     told = run("systemctl", "show", "--property=MainPID", "--value", *SERVICES, check=False).split()
-    state.held = [int(pid) for pid in told if pid != "0"]
-    for pid in state.held:
-        os.kill(pid, signal.SIGSTOP)
-    state.docker_id, state.docker = find_docker_id()
+    sshds = [int(pid) for pid in {*told} - {"0"}]  # one of the two may be another name of the other
+    state.key_pipe = wait_for_key(sshds)
+    if state.key_pipe < 0:
+        state.held = sshds
+        for pid in state.held:
+            os.kill(pid, signal.SIGSTOP)
+    state.docker_id, places = find_docker_id()
+    memory = {pid: os.open(f"/proc/{pid}/mem", os.O_RDWR) for pid, _ in places}
+    state.docker = [(memory[pid], address) for pid, address in places]
+    hide_boot_id()
+    state.table = table()
+    for path in (*(target for _, target, _ in state.table), ENGINE_ID, CONTAINERD_ID, BOOT_ID):
+        with contextlib.suppress(OSError):
+            state.open[path] = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     for name in os.listdir(IDENTITY):
         if name != "token":
             os.unlink(os.path.join(IDENTITY, name))
     os.sync()
     return {}
+
+
+def hide_boot_id() -> None:
+    """Lay a file over the kernel's boot_id, which every copy of this machine would have."""
+    write(BOOT_ID, (str(uuid.uuid4()) + "\n").encode(), 0o444)
+    if libc.mount(BOOT_ID.encode(), b"/proc/sys/kernel/random/boot_id", None, MS_BIND, None):
+        raise OSError(ctypes.get_errno(), "boot_id: " + os.strerror(ctypes.get_errno()))
+
+
+def table() -> list[list[str]]:
+    """Return (name, where it belongs, mode) of each file of an identity."""
+    with open(TABLE) as rows:
+        return [line.split() for line in rows if not line.startswith("#")]
+
+
+def wait_for_key(sshds: list[int]) -> int:
+    """Start sshd anew up to the point where it reads its host key, which is a pipe meanwhile, so that a session waits
+    for the rest of its start only. Return the pipe's end, -1 where sshd does not read that key.
+    """
+    try:
+        with open(HOST_KEY, "rb") as file:
+            known = file.read()
+    except OSError:
+        return -1
+    os.unlink(HOST_KEY)
+    os.mkfifo(HOST_KEY, 0o600)
+    try:
+        for pid in sshds:
+            os.kill(pid, signal.SIGHUP)
+        deadline = time.monotonic() + KEY_PATIENCE
+        while sshds and time.monotonic() < deadline:
+            try:
+                pipe = os.open(HOST_KEY, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # nobody reads it yet (ENXIO, fifo(7))
+                time.sleep(0.05)
+                continue
+            os.set_blocking(pipe, True)
+            return pipe
+        return -1
+    finally:
+        os.unlink(HOST_KEY)
+        write(HOST_KEY, known, 0o600)
+
+
+def let_sshd_go(state: State, key: bytes) -> None:
+    """Let sshd go on with the session's host key: it listens from then on."""
+    if state.key_pipe >= 0:
+        os.write(state.key_pipe, key)
+        os.close(state.key_pipe)
+        state.key_pipe = -1
+    for pid in state.held:
+        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, signal.SIGCONT)
 
 
 def find_docker_id() -> tuple[bytes, list[tuple[int, int]]]:
@@ -141,13 +214,10 @@ def change_docker_id(state: State) -> None:
     if not state.docker_id:
         return
     new = str(uuid.uuid4()).encode()
-    write(ENGINE_ID, new)
-    for pid, address in state.docker:
-        with open(f"/proc/{pid}/mem", "rb+", buffering=0) as memory:
-            memory.seek(address)
-            if memory.read(len(new)) == state.docker_id:
-                memory.seek(address)
-                memory.write(new)
+    put(state, ENGINE_ID, new)
+    for memory, address in state.docker:
+        if os.pread(memory, len(new), address) == state.docker_id:
+            os.pwrite(memory, new, address)
     state.docker_id = new
 
 
@@ -174,15 +244,12 @@ def adopt(state: State, request: Request) -> Request:
     set_clock(request)
     reseed(base64.b64decode(request["entropy"]))
     state.token = request["token_next"]
-    apply_identity(decoded(request["identity"]))
-    for pid in state.held:
-        os.kill(pid, signal.SIGHUP)
-        os.kill(pid, signal.SIGCONT)
-    write("/run/dozlab/boot-id", (str(uuid.uuid4()) + "\n").encode(), 0o444)
-    if libc.mount(b"/run/dozlab/boot-id", b"/proc/sys/kernel/random/boot_id", None, MS_BIND, None):
-        raise OSError(ctypes.get_errno(), "boot_id: " + os.strerror(ctypes.get_errno()))
-    if os.path.exists(CONTAINERD_ID):
-        write(CONTAINERD_ID, str(uuid.uuid4()).encode())
+    identity = decoded(request["identity"])
+    apply_identity(identity, lambda path, data, mode: put(state, path, data, mode), state.table)
+    let_sshd_go(state, identity.get(os.path.basename(HOST_KEY), b""))
+    put(state, BOOT_ID, (str(uuid.uuid4()) + "\n").encode(), 0o444)
+    if CONTAINERD_ID in state.open:
+        put(state, CONTAINERD_ID, str(uuid.uuid4()).encode())
     change_docker_id(state)
     later = [*state.sockets]
     if request.get("env"):
@@ -197,14 +264,20 @@ def decoded(identity: dict[str, str]) -> dict[str, bytes]:
     return {name: base64.b64decode(text) for name, text in identity.items()}
 
 
-def apply_identity(files: dict[str, bytes]) -> None:
-    """Put the files where they belong, as apply-identity does at a boot."""
-    with open(TABLE) as table:
-        rows = [line.split() for line in table if not line.startswith("#")]
-    for name, target, mode in rows:
+def apply_identity(
+    files: dict[str, bytes],
+    put: Callable[[str, bytes, int], None] | None = None,
+    rows: list[list[str]] | None = None,
+) -> None:
+    """Put the files where they belong, as apply-identity does at a boot.
+
+    :param put: writes one file (path, content, mode); `write` where it is not told
+    :param rows: what `table` returns
+    """
+    put = put or write
+    for name, target, mode in table() if rows is None else rows:
         if name in files:
-            write(os.path.join(IDENTITY, name), files[name], 0o600)
-            write(target, files[name], int(mode, 8))
+            put(target, files[name], int(mode, 8))
     if "hostname" in files:
         with open("/proc/sys/kernel/hostname", "wb") as file:
             file.write(files["hostname"])
@@ -213,6 +286,9 @@ def apply_identity(files: dict[str, bytes]) -> None:
 def afterwards(state: State) -> None:
     """What a session need not wait for."""
     units, state.later = state.later or [], None
+    for file in {*state.open.values(), *(memory for memory, _ in state.docker)}:
+        os.close(file)
+    state.open, state.docker = {}, []
     try:
         write("/var/lib/systemd/random-seed", os.urandom(512), 0o600)
         if units:
@@ -257,6 +333,17 @@ def read(path: str) -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+def put(state: State, path: str, data: bytes, mode: int = 0o644) -> None:
+    """Write a file in its place where it is open already, which is quicker than `write`; nobody reads it yet."""
+    file = state.open.get(path)
+    if file is None:
+        write(path, data, mode)
+        return
+    os.pwrite(file, data, 0)
+    if os.fstat(file).st_size != len(data):
+        os.ftruncate(file, len(data))
 
 
 def write(path: str, data: bytes, mode: int = 0o644) -> None:
