@@ -103,7 +103,7 @@ test-snapshots: setup image ## Twenty clones of one snapshot, and its faults: fu
 	@$(BIN)/pytest tests/snapshots --ignore-glob='*kills.py' --durations=10
 
 test-kills: EXTRA = $(TEST_PACKAGES)
-test-kills: setup image ## kill -9 at many moments of prepare, load and checkpoint (root; not in CI, see CONTRIBUTING)
+test-kills: setup image ## kill -9 at many moments of prepare, load and checkpoint (root)
 	@$(BIN)/pytest tests/snapshots/test_kills.py tests/snapshots/test_checkpoint_kills.py
 
 test-firecracker: EXTRA = $(TEST_PACKAGES)

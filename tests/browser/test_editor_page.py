@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -24,7 +23,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from dozlab.code_server import docker_cli, install
 from dozlab.lib import paths
-from tests.support import EVIDENCE
+from tests.support import EVIDENCE, free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -40,12 +39,6 @@ class Editor:
     url: str
     workspace: Path
     process: subprocess.Popen[bytes]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from playwright.sync_api import Browser, Page, expect
 from websockets.sync.server import ServerConnection, serve
 
 from tests.browser.conftest import PAGE, open_live, shot
-from tests.unit.terminal_sidecar.conftest import Guest, Sidecar, free_port
+from tests.support import free_port
+from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

@@ -21,9 +21,10 @@ from dozlab.terminal_sidecar.guest import Guest
 from dozlab.terminal_sidecar.machine import Machine
 from dozlab.terminal_sidecar.people.clients import Client
 from dozlab.terminal_sidecar.shell import MOST_WAITING_INPUT, Shell, Shells
+from tests.support import free_port
 
 from .conftest import Guest as Sshd
-from .conftest import Sidecar, free_port, terminal
+from .conftest import Sidecar, terminal
 
 RUNNING = Machine("running", boots=1)
 PAUSED = Machine("paused", "asked", 1)

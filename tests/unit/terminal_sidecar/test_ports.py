@@ -24,8 +24,9 @@ from dozlab.terminal_sidecar.guest import Guest as RealGuest
 from dozlab.terminal_sidecar.ports.routes import Ports
 from dozlab.terminal_sidecar.settings import Settings
 from dozlab.terminal_sidecar.tls import Certificate
+from tests.support import free_port
 from tests.unit.security.test_tls import write_pair
-from tests.unit.terminal_sidecar.conftest import Guest, Sidecar, free_port
+from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 from tests.unit.terminal_sidecar.test_files import memory
 
 Handler = Callable[[socket.socket, bytes], None]
