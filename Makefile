@@ -93,14 +93,15 @@ test: EXTRA = $(TEST_PACKAGES)
 test: setup image ## Set-up, then all tests: check, web, real VM, real browser
 	@$(MAKE) --no-print-directory -j2 -O lint web-test
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit tests/chart tests/flux --ignore=tests/flux/test_controllers.py --durations=5
-	@$(BIN)/pytest tests/machine tests/browser --durations=15
+	@$(BIN)/pytest -q -n 2 --dist loadscope tests/browser --durations=5
+	@$(BIN)/pytest tests/machine --ignore=tests/machine/saved --durations=15
 
 test-defences: page ## Each defence of the terminal taken out in turn: its test must fail
 	@$(BIN)/python -m tools.defences
 
 test-snapshots: EXTRA = $(TEST_PACKAGES)
-test-snapshots: setup image ## Twenty clones of one snapshot, and its faults: full disks, damage, a wrong clock (root)
-	@$(BIN)/pytest tests/snapshots --ignore-glob='*kills.py' --durations=10
+test-snapshots: setup image ## Checkpoints, resets, prepared images; twenty clones of one, and its faults (root)
+	@$(BIN)/pytest tests/machine/saved tests/snapshots --ignore-glob='*kills.py' --durations=10
 
 test-kills: EXTRA = $(TEST_PACKAGES)
 test-kills: setup image ## kill -9 at many moments of prepare, load and checkpoint (root)

@@ -11,7 +11,7 @@ the same state by hand (rivals/raw_restore.py), to Docker's first answer. That m
 With --clones N: N sessions of 512 MiB from one snapshot, all started at once. Rival: one such session alone.
 
 With --nested: the component firecracker-vm with the real Firecracker, in an emulated machine (tests/firecracker): cold
-start against start from a snapshot, and what memory further sessions of one snapshot take.
+start against start from a snapshot, and what memory further sessions of one snapshot take (3, or --clones N).
 """
 
 from __future__ import annotations
@@ -297,14 +297,14 @@ def measure_clones(options: argparse.Namespace) -> Report:
     )  # fmt: skip
 
 
-def measure_nested(_options: argparse.Namespace) -> Report:
+def measure_nested(options: argparse.Namespace) -> Report:
     """Run the steps of tests/firecracker once, and look at how long they took."""
     from tests.firecracker.test_nested import run_steps
 
     facts = machine("kvm")
     with scratch() as folder:
         (folder / "nested").mkdir()
-        steps = run_steps(folder / "nested")
+        steps = run_steps(folder / "nested", options.clones or 3)
     cold = {name: float(steps[name]["seconds"]) for name in ("ssh", "docker")}
     quick = float(steps["restored"]["seconds"])
     memory = steps["clones"]
@@ -326,7 +326,7 @@ def measure_nested(_options: argparse.Namespace) -> Report:
         lines=[
             f"      cold: SSH {cold['ssh']:.1f} s, Docker {cold['docker']:.1f} s",
             f"  snapshot: SSH and Docker {quick:.1f} s (looked at twice a second)",
-            f"  memory (PSS): {alone:.0f} MiB alone, {further:.0f} MiB for each further session of three",
+            f"  memory (PSS): {alone:.0f} MiB alone, {further:.0f} MiB for each further one of {len(memory['all'])}",
         ],
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Runs inside the emulated machine (L1), by its own Python: one session's VM under the real Firecracker.
 
 Prints one JSON line per step: {"step": str, "seconds": float, ...what was seen}. The tests judge; this only acts.
-Argument: the folder of the product disk (`src/`, `kit/`, `bin/firecracker`, `vm/`, `shared/`).
+Arguments: the folder of the product disk (`src/`, `kit/`, `bin/firecracker`, `vm/`, `shared/`), and the sessions to run
+side by side from one snapshot.
 """
 
 from __future__ import annotations
@@ -253,7 +254,7 @@ def main() -> None:
     out.chmod(0o755)
     snapshots.Snapshots(ROOT / "snapshots").add(out)
 
-    clones(3, blank, disk)
+    clones(int(sys.argv[2]), blank, disk)
     blank.rename(disk)
     vm = Vm(SNAPSHOTS_DIR=str(ROOT / "snapshots"))
     seen = vm.until(lambda status: bool(status.get("docker") and status.get("ssh")), 120)

@@ -65,14 +65,14 @@ def _product_disk(folder: Path, base: Path, kit: Path) -> Path:
     shutil.copy(find_binary() or install_test_copy(paths.cache() / "bin"), root / "bin" / "firecracker")
     shutil.copy(Path(__file__).with_name("inside.py"), root)
     disk = folder / "product.ext4"
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, disk, "5G"], check=True, timeout=120)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, disk, "12G"], check=True, timeout=120)
     return disk
 
 
 class Outer:
     """L1: a QEMU process, its console in a file, SSH by a forwarded port."""
 
-    def __init__(self, folder: Path, base: Path, kit: Path) -> None:
+    def __init__(self, folder: Path, base: Path, kit: Path, memory: int) -> None:
         self.folder = folder
         product = _product_disk(folder, base, kit)
         self._keys = folder / "l1"
@@ -91,7 +91,7 @@ class Outer:
         forward = f"tcp:127.0.0.1:{self.port}-{L1_ADDRESS}:22"
         argv = [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072M",
+            "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", f"{memory}M",
             "-kernel", str(kit / "vmlinuz"), "-initrd", str(initrd), "-append", words,
             "-serial", f"file:{folder / 'console'}",
             "-netdev", f"user,id=n,net=10.9.0.0/24,host={L1_GATEWAY},restrict=on,hostfwd={forward}",
@@ -140,18 +140,20 @@ class Outer:
         self.process.wait()
 
 
-def run_steps(folder: Path) -> dict[str, dict[str, Any]]:
+def run_steps(folder: Path, clones: int = 3) -> dict[str, dict[str, Any]]:
     """Run `inside.py` in a new L1 and return what each step saw.
 
+    :param clones: sessions that run side by side from the one snapshot
     :raises OuterDied: when L1's own kernel broke (QEMU's emulated SVM, under load): not our fault
     """
-    outer = Outer(folder, _base(), kits.ensure())
+    more = clones - 3
+    outer = Outer(folder, _base(), kits.ensure(), 3072 + 384 * more)
     began = time.monotonic()
     try:
         outer.wait()
         sys.stderr.write(f"L1 answers after {time.monotonic() - began:.0f} s\n")
-        command = "mkdir -p /run/p && mount /dev/vdd /run/p && python3 /run/p/inside.py /run/p"
-        done = outer.ssh(command, timeout=STEPS_DEADLINE)
+        command = f"mkdir -p /run/p && mount /dev/vdd /run/p && python3 /run/p/inside.py /run/p {clones}"
+        done = outer.ssh(command, timeout=STEPS_DEADLINE + 60 * more)
         sys.stderr.write(done.stdout)
         if done.returncode == 255 and any(word in outer.evidence() for word in ("Kernel panic", "BUG:", "Oops:")):
             raise OuterDied(outer.evidence())
