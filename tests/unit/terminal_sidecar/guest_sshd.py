@@ -231,4 +231,6 @@ async def main(shared: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
+    # A test run in a shell's background would hand an ignored SIGINT on to the guest's programs (POSIX, 2.11).
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))
