@@ -25,7 +25,7 @@ from dozlab.lib.files import allocated, copy_sparse, write_atomic
 
 log = logging.getLogger(__name__)
 
-ADOPT = {"kvm": 30.0, "tcg": 45.0}
+ADOPT = {"kvm": 45.0, "tcg": 45.0}
 """Seconds a restored guest may take to answer; then the session boots instead."""
 ANSWER = {"kvm": 5.0, "tcg": 15.0}
 """Seconds a running guest may take to answer."""

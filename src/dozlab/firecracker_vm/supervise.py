@@ -73,7 +73,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._last_word = asyncio.Event()
         self._going = asyncio.Event()
-        """The guest runs, so that services may be looked for; a restored one is not the session's yet."""
+        """The guest runs, so that Docker may be looked for; a restored one is not the session's yet."""
         self._init = asyncio.Event()
         self._clock_right = asyncio.Event()
         self._docker_ready = asyncio.Event()
@@ -213,7 +213,9 @@ class Supervisor:
         """
         begin = self._prepared.go_back if back else self._prepared.restore
         try:
-            await begin(vmm, spec, console, snapshot, self._going.set)
+            # A guest of one vCPU has enough to do with its adoption.
+            going = self._going.set if spec.cpus > 1 else lambda: None
+            await begin(vmm, spec, console, snapshot, going)
         except (DozlabError, OSError) as error:
             log.warning("not restored, so it boots: %s", error)
             await vmm.end()
@@ -386,7 +388,7 @@ class Supervisor:
         await self._clock_right.wait()
 
     async def _watch_ssh(self) -> None:
-        await self._going.wait()
+        await self._init.wait()  # a restored sshd waits for adoption, too
         host, port, accel = str(self.settings.vm_ip), self.settings.vm_ssh_port, self.decision.accel
 
         def late() -> None:
@@ -395,7 +397,7 @@ class Supervisor:
 
         await guest.wait_until(
             lambda: guest.ssh_answers(host, port),
-            pause=POLL[accel] if self._init.is_set() else SOON,
+            pause=SOON if self.machine.restored else POLL[accel],
             patience=READY[accel],
             late=late,
         )
@@ -414,7 +416,7 @@ class Supervisor:
             self._say("dockerd", "failed", f"Docker does not answer on {host}:{port} (not every image has it)")
             log.info("Docker does not answer on %s:%d; asking less often from now on", host, port)
 
-        pause = max(1.0, POLL[accel]) if self._init.is_set() else SOON
+        pause = SOON if self.machine.restored or not self._init.is_set() else max(1.0, POLL[accel])
         await guest.wait_until(lambda: guest.docker_answers(host, port), pause=pause, patience=READY[accel], late=late)
         await self._whole()
         # dockerd answers before the images that came with the machine are loaded; the kit says when they are.
