@@ -22,7 +22,10 @@ _HTOPRC = (
     "htop_version=3.2.2\nconfig_reader_min_version=3\nfields=0 48 1\nheader_layout=two_50_50\n"
     "column_meters_0=Hostname\ncolumn_meter_modes_0=2\ncolumn_meters_1=Hostname\ncolumn_meter_modes_1=2\n"
 )  # nothing that changes by itself
-_TMUX = "set -g status-right ''\nset -g default-command 'PS1=pane: bash --norc --noprofile'\nset -g escape-time 0\n"
+_TMUX = (
+    "set -g status-right ''\nset -g default-command 'PS1=pane: bash --norc --noprofile'\nset -g escape-time 0\n"
+    "set -g automatic-rename off\n"
+)  # nothing that changes by itself here either
 _TEXT = "".join(f"line {number}: the quick brown fox\n" for number in range(1, 400))
 _COLOURS = r"for i in 0 40 80 120 160 200 240; do printf '\033[38;2;%d;90;%dm\033[48;2;10;%d;30mcolour ' $i $i $i; done"
 _STYLES = (
