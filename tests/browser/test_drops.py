@@ -1,6 +1,6 @@
 """Output through the whole path into the real page while its connection drops all the time: every byte, once, in order.
 
-Checked on the bytes that are handed to the emulator. DOZLAB_DROPS_MB sets how many million bytes (30; 1000 is what the
+Checked on the bytes that are handed to the emulator. DOZLAB_DROPS_MB sets how many million bytes (15; 1000 is what the
 terminal is held to).
 """
 
@@ -18,7 +18,7 @@ from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 from .conftest import open_live, screen_has, state, type_line
 
-AMOUNT = int(os.environ.get("DOZLAB_DROPS_MB", "30")) * 1_000_000
+AMOUNT = int(os.environ.get("DOZLAB_DROPS_MB", "15")) * 1_000_000
 DROPS = 50
 BEGIN, END = 0x1E, 0x1F  # the emulator ignores both, and the output has neither
 SECONDS = 60 + AMOUNT // 400_000
