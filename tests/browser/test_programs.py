@@ -126,7 +126,8 @@ def test_a_reload_gives_the_same_screen(tab: Page, sidecar: Sidecar, guest: Gues
     screen_has(tab, "over-2")
     other = {}
     for scene in SCENES:
-        type_line(tab, f"clear; {scene.command}")
+        ends = scene.leave != ("Control+c",)
+        type_line(tab, f"clear; {scene.command}" + ("; echo gone-$((40+2))" if ends else ""))
         screen_has(tab, scene.up)
         for key in scene.keys:
             tab.keyboard.press(key)
@@ -143,6 +144,8 @@ def test_a_reload_gives_the_same_screen(tab: Page, sidecar: Sidecar, guest: Gues
             other[scene.name] = differences(wanted, found)
         for key in scene.leave:
             tab.keyboard.press(key)
+        if ends:
+            screen_has(tab, "gone-42")  # what is typed while a program ends goes with it
         type_line(tab, "clear; echo left-$((2+3))")
         screen_has(tab, "left-5")
     assert not other, json.dumps(other, indent=1)
