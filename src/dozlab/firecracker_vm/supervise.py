@@ -297,16 +297,22 @@ class Supervisor:
         await vmm.end()
 
     async def _watch_stop(self, vmm: Vmm) -> None:
-        """Graceful stop: Ctrl-Alt-Del until the guest resets, else end the VMM. Before init nobody is there to ask."""
+        """Graceful stop: Ctrl-Alt-Del, and wait until the guest resets, else end the VMM. Before init nobody is there.
+
+        Once and not again where the guest has answered: systemd-shutdown lets the kernel reset at the next one, before
+        file systems are unmounted.
+        """
         await self._stop.wait()
         if self.life.reached_init:
             with contextlib.suppress(TimeoutError, DozlabError):
                 async with asyncio.timeout(self.settings.stop_grace):
                     await self.machine.settled()  # a checkpoint that is being written is not spoilt
                     await vmm.resume()
-                    while True:
-                        await vmm.press_ctrl_alt_del()
+                    await vmm.press_ctrl_alt_del()
+                    while not self.machine.ssh:  # its keyboard may not be there yet
                         await asyncio.sleep(KEY_EVERY)
+                        await vmm.press_ctrl_alt_del()
+                    await asyncio.Event().wait()  # until the guest resets, or the time is over
             log.warning("the guest did not shut down within %.0f s: ending the VM", self.settings.stop_grace)
         await vmm.end()
 
