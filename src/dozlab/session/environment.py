@@ -85,6 +85,8 @@ def firecracker_vm(values: Values, *, cold: bool = False, view: Path = POD) -> E
         "SNAPSHOTS_DIR": "" if cold else str(view / "kernels/snapshots"),
         # Started beside network-setup: its Python is up by the time the tap is.
         "NETWORK_WAIT": "30",
+        # An emulated guest whose Docker is just starting takes long to stop; the supervisor waits a little longer.
+        "STOP_GRACE": "50",
     }
 
 
