@@ -25,7 +25,7 @@ from dozlab.lib.files import allocated, copy_sparse, write_atomic
 
 log = logging.getLogger(__name__)
 
-ADOPT = {"kvm": 45.0, "tcg": 45.0}
+ADOPT = 45.0
 """Seconds a restored guest may take to answer; then the session boots instead."""
 ANSWER = {"kvm": 5.0, "tcg": 15.0}
 """Seconds a running guest may take to answer."""
@@ -144,21 +144,20 @@ class Prepared:
             await tasks.stop([ended, told])
 
     async def _refresh(self, guest: Guest) -> None:
-        limit = ADOPT[self.decision.accel]
-        await guest.refresh(adoption.read_identity(self.settings.shared), timeout=limit)
+        await guest.refresh(adoption.read_identity(self.settings.shared), timeout=ADOPT)
 
     async def _adopt(self, guest: Guest) -> None:
-        settings, limit = self.settings, ADOPT[self.decision.accel]
+        settings = self.settings
         env = ""
         if settings.workspace_port:
             env = f"DOZLAB_GATEWAY={settings.gateway_ip}\nDOZLAB_WORKSPACE_PORT={settings.workspace_port}\n"
-        self.has_docker = await guest.adopt(adoption.read_identity(settings.shared), env, timeout=limit)
+        self.has_docker = await guest.adopt(adoption.read_identity(settings.shared), env, timeout=ADOPT)
 
     async def set_clock(self, delay: float = 0.0) -> None:
         """Set the guest's clock, which stood still; a guest that cannot be told is none of our faults."""
         await asyncio.sleep(delay)
         try:
-            off = await self.guest.set_clock(timeout=ADOPT[self.decision.accel])
+            off = await self.guest.set_clock(timeout=ADOPT)
             log.info("the guest's clock is right (%.0f ms)", off * 1000)
         except DozlabError as error:
             log.info("the guest's clock stays behind: %s", error)

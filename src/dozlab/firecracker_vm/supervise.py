@@ -56,8 +56,6 @@ LACKS: dict[str, Stage] = {"the image has no sshd": "sshd", NO_DOCKER: "dockerd"
 """What the kit's initramfs finds missing in an image: known at once, not after a long wait."""
 SECOND_LOOK = 15.0
 """Seconds after a restore until the guest's clock is looked at again: the first look may be at a very busy time."""
-KEY_EVERY = 5.0
-"""Seconds between two Ctrl-Alt-Del. systemd takes more than 7 within 2 s as an order to reset at once."""
 
 
 class Supervisor:
@@ -299,7 +297,7 @@ class Supervisor:
     async def _watch_stop(self, vmm: Vmm) -> None:
         """Graceful stop: Ctrl-Alt-Del, and wait until the guest resets, else end the VMM. Before init nobody is there.
 
-        Once and not again where the guest has answered: systemd-shutdown lets the kernel reset at the next one, before
+        Not again while the guest may be on its way down: systemd-shutdown lets the kernel reset at the next one, before
         file systems are unmounted.
         """
         await self._stop.wait()
@@ -308,9 +306,11 @@ class Supervisor:
                 async with asyncio.timeout(self.settings.stop_grace):
                     await self.machine.settled()  # a checkpoint that is being written is not spoilt
                     await vmm.resume()
+                    answered = self.machine.ssh
                     await vmm.press_ctrl_alt_del()
-                    while not self.machine.ssh:  # its keyboard may not be there yet
-                        await asyncio.sleep(KEY_EVERY)
+                    while not self.machine.ssh:  # noqa: ASYNC110  (another task's poll)
+                        await asyncio.sleep(POLL[self.decision.accel])
+                    if not answered:  # it went on with its start: its keyboard was not there yet
                         await vmm.press_ctrl_alt_del()
                     await asyncio.Event().wait()  # until the guest resets, or the time is over
             log.warning("the guest did not shut down within %.0f s: ending the VM", self.settings.stop_grace)
@@ -318,9 +318,8 @@ class Supervisor:
 
     async def _watch_prepare(self, vmm: Vmm, spec: Spec) -> None:
         """Save the machine once it is whole, then end it. One that does not come to rest is booted once more."""
-        limit = PREPARED
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(PREPARED):
                 while not (self.machine.ssh and (self.machine.docker or "dockerd" in self._lacks)):
                     if "sshd" in self._lacks:
                         raise DozlabError("the image has no sshd")
@@ -331,7 +330,7 @@ class Supervisor:
                 return
             await self._prepared.save(vmm, spec)
         except TimeoutError:
-            self._prepared.why = f"the guest was not ready within {limit:.0f} s"
+            self._prepared.why = f"the guest was not ready within {PREPARED:.0f} s"
         except (DozlabError, OSError) as error:
             self._prepared.why = str(error)
         self.life.ask_stop()

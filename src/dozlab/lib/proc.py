@@ -93,6 +93,15 @@ def run(
     return result
 
 
+def stat(pid: int) -> tuple[str, int, int]:
+    """Return a process's state, its parent and the leader of its session (proc(5)); ("", 0, 0) where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", 0, 0
+    return fields[0], int(fields[1]), int(fields[3])
+
+
 def fork(run: Callable[[], int], *, output: Path, keep: Sequence[int] = (), detached: bool = False) -> int:
     """Run a function in a child process of the same program: 0.1 s sooner than a Python that starts anew.
 

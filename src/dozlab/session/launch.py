@@ -84,9 +84,8 @@ def _init_rootfs(layout: Layout, plan: Plan, meanwhile: Callable[[], None]) -> N
     env = {
         **os.environ,
         **plan.environments["init-rootfs"],
-        # Here it sees the host: its PATH, its Python, the folders as they really are.
+        # Here it sees the host: its PATH, its HOME, the folders as they really are.
         **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         "KERNELS_DIR": str(paths.cache() / "store"),
         "VM_DATA": str(layout.vm_data),
         "SHARED_DIR": str(layout.shared),

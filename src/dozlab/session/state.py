@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dozlab.lib import control, files
+from dozlab.lib import control, files, proc
 from dozlab.lib.errors import DozlabError, NoSuchSession
 from dozlab.lib.timeline import Timeline
 from dozlab.session.layout import Layout, check_id, sessions_dir
@@ -99,7 +99,10 @@ def find(session_id: str) -> Layout:
 
 
 def alive(layout: Layout) -> bool:
-    """Tell whether somebody holds the session's lock: a launcher, or the session itself."""
+    """Tell whether somebody holds the session's lock: a launcher, or the session itself.
+
+    A pasta's orphan, which holds it for nobody, is ended.
+    """
     if not layout.lock.exists():
         return False
     try:
@@ -116,7 +119,7 @@ def _end_orphan(layout: Layout) -> bool:
     session's lock for ever. Nobody else can be meant: the child of a pasta that lives has it as its parent.
     """
     facts = Facts.load(layout.facts)
-    if facts is None or facts.pid <= 1 or _stat(facts.pid)[0] not in ("", "Z"):
+    if facts is None or facts.pid <= 1 or proc.stat(facts.pid)[0] not in ("", "Z"):
         return False
     found = members(facts.pid)
     if not found or not all(_is_pasta(pid) for pid in found):
@@ -139,16 +142,7 @@ def members(leader: int) -> list[int]:
     if leader <= 1:  # not recorded yet: session 0 is the kernel's own
         return []
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if (found := _stat(pid))[1] == leader and found[0] != "Z"]
-
-
-def _stat(pid: int) -> tuple[str, int]:
-    """Return a process's state and its session's leader (proc(5)); ("", 0) where there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return "", 0
-    return fields[0], int(fields[3])
+    return [pid for pid in pids if (found := proc.stat(pid))[2] == leader and found[0] != "Z"]
 
 
 def _is_pasta(pid: int) -> bool:

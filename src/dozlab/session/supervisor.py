@@ -203,15 +203,11 @@ def _start_anew(path: Path) -> None:
 
 def _reap_orphans(own: set[int]) -> None:
     """Reap zombies that are ours by inheritance (we are PID 1), and leave those we started to asyncio."""
-    me = str(os.getpid())
+    me = os.getpid()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in own:
             continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] == "Z" and fields[1] == me:
+        if proc.stat(int(entry.name))[:2] == ("Z", me):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(int(entry.name), os.WNOHANG)
 

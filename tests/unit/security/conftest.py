@@ -153,18 +153,6 @@ def lab(tmp_path: Path, page: Path) -> Lab:
     return Lab(tmp_path, page)
 
 
-@pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Record the gate's delays instead of waiting for them."""
-    taken: list[float] = []
-
-    async def nap(seconds: float) -> None:
-        taken.append(seconds)
-
-    monkeypatch.setattr("dozlab.terminal_sidecar.auth.asyncio.sleep", nap)
-    return taken
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Iterator[Sidecar]:
     """Return a sidecar as a process, shared by a module's tests, before a guest with real shells."""

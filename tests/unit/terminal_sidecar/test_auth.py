@@ -25,18 +25,6 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Record the delays instead of waiting for them."""
-    taken: list[float] = []
-
-    async def nap(seconds: float) -> None:
-        taken.append(seconds)
-
-    monkeypatch.setattr("dozlab.terminal_sidecar.auth.asyncio.sleep", nap)
-    return taken
-
-
 async def test_failures_delay_their_own_address_only_and_never_lock(naps: list[float]) -> None:
     gate = Gate(Settings("s", password="right"), Clock())
     for _ in range(6):

@@ -266,18 +266,18 @@ def decoded(identity: dict[str, str]) -> dict[str, bytes]:
 
 def apply_identity(
     files: dict[str, bytes],
-    put: Callable[[str, bytes, int], None] | None = None,
+    lay: Callable[[str, bytes, int], None] | None = None,
     rows: list[list[str]] | None = None,
 ) -> None:
     """Put the files where they belong, as apply-identity does at a boot.
 
-    :param put: writes one file (path, content, mode); `write` where it is not told
+    :param lay: writes one file (path, content, mode); `write` where it is not told
     :param rows: what `table` returns
     """
-    put = put or write
+    lay = lay or write
     for name, target, mode in table() if rows is None else rows:
         if name in files:
-            put(target, files[name], int(mode, 8))
+            lay(target, files[name], int(mode, 8))
     if "hostname" in files:
         with open("/proc/sys/kernel/hostname", "wb") as file:
             file.write(files["hostname"])
