@@ -5,17 +5,19 @@ A real SSH server with real shells stands in for the guest (tests/unit/terminal_
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, expect, sync_playwright
 
 from dozlab.terminal_sidecar.settings import Settings
 from tests.support import EVIDENCE
 from tests.unit.terminal_sidecar.conftest import PASSWORD, Guest, Sidecar
 
 PAGE = Settings("x").page_dir
+SCREEN = "window.dozlabScreenText()"  # the active terminal's visible lines
 CHROMIUM = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync"]  # fmt: skip
 # A refused password (401) and a server that is away are said in the console by the browser itself.
@@ -93,7 +95,18 @@ def open_live(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
 
 def screen_has(tab: Page, text: str) -> None:
     """Wait until the active terminal's visible lines hold `text`."""
-    tab.wait_for_function("text => window.dozlabScreenText().includes(text)", arg=text, timeout=20_000)
+    try:
+        tab.wait_for_function(f"text => {SCREEN}.includes(text)", arg=text, timeout=20_000)
+    except TimeoutError as error:
+        raise AssertionError(f"the screen has no {text!r}:\n{tab.evaluate(SCREEN)}") from error
+
+
+def until(tab: Page, expression: str, argument: object = None) -> None:
+    """Wait until a script's promise gives what is true (to Playwright's wait_for_function a promise itself is)."""
+    end = time.monotonic() + 20
+    while not tab.evaluate(expression, argument):
+        assert time.monotonic() < end, f"{expression} has not come true; the screen is:\n{tab.evaluate(SCREEN)}"
+        tab.wait_for_timeout(50)
 
 
 def type_line(tab: Page, text: str) -> None:

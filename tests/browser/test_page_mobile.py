@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Faults, at_rest, log_in, open_live, screen_has, shot, state, type_line
+from tests.browser.conftest import Faults, at_rest, log_in, open_live, screen_has, shot, state, type_line, until
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
@@ -133,7 +133,7 @@ def test_who_follows_sees_all_of_the_leaders_screen(tab: Page, sidecar: Sidecar,
     screen_has(tab, "-58-59-60")
     size = "dozlabScreenState().then(({cols, rows}) => [cols, rows])"
     large = tab.evaluate(size)
-    small.wait_for_function(f"wanted => {size}.then(size => size.join() === wanted.join())", arg=large)
+    until(small, f"wanted => {size}.then(size => size.join() === wanted.join())", large)
     screen_has(small, f"{large[1]} {large[0]}")
     inside = """() => {
       const box = name => document.querySelector(name).getBoundingClientRect();
@@ -146,7 +146,7 @@ def test_who_follows_sees_all_of_the_leaders_screen(tab: Page, sidecar: Sidecar,
     small.locator(".screen").click()
     type_line(small, "echo lead-$((2*2))")
     screen_has(small, "lead-4")
-    small.wait_for_function(f"large => {size}.then(size => size[0] < large)", arg=large[0])
+    until(small, f"large => {size}.then(size => size[0] < large)", large[0])
     assert small.evaluate(inside)
 
 

@@ -7,7 +7,7 @@ import base64
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import open_live, screen_has, shot, state, type_line
+from tests.browser.conftest import open_live, screen_has, shot, state, type_line, until
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
@@ -138,7 +138,7 @@ def test_programs_may_copy_and_never_read(tab: Page, sidecar: Sidecar, guest: Gu
     type_line(tab, "clear; echo another-one")
     screen_has(tab, "another-one\n")
     click_cell(tab, "another-one", double=True)
-    tab.wait_for_function("navigator.clipboard.readText().then(text => text === 'another-one')")
+    until(tab, "navigator.clipboard.readText().then(text => text === 'another-one')")
     type_line(tab, f"printf '\\033]52;c;{text}\\007'; echo not-$((1+1))")
     screen_has(tab, "not-2")
     assert tab.evaluate(CLIPBOARD) == "another-one"
@@ -151,8 +151,9 @@ def test_a_paste_of_many_lines_is_shown_first(tab: Page, sidecar: Sidecar, guest
     screen_has(tab, "echo two")
     expect(dialog).to_have_count(0)
     tab.keyboard.press("Control+c")
+    screen_has(tab, "^C\nguest$")  # what is typed before the new prompt may go with the old line
     type_line(tab, "clear; cat -v")
-    tab.wait_for_function("dozlabScreenState().then(state => !state.modes.bracketedPasteMode)")
+    until(tab, "dozlabScreenState().then(state => !state.modes.bracketedPasteMode)")
     tab.evaluate(PASTE, "rm <b>\n\x1b[201~evil\n")
     expect(dialog).to_contain_text("Paste 2 lines?")
     expect(dialog.locator("pre")).to_contain_text("rm <b>")

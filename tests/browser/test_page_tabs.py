@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import open_live, screen_has, shot, state, type_line
+from tests.browser.conftest import open_live, screen_has, shot, state, type_line, until
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
@@ -70,7 +70,7 @@ def test_tabs_are_made_named_moved_kept_and_closed(tab: Page, sidecar: Sidecar, 
     tab.get_by_role("button", name="Close <i>logs</i>").click()
     tab.get_by_role("dialog").get_by_role("button", name="Close").click()
     expect(tab.locator(".tab-name")).to_have_text(["Terminal 3", "editor"])
-    tab.wait_for_function("fetch('shells').then(r => r.json()).then(({shells}) => shells.length === 2)")
+    until(tab, "fetch('shells').then(r => r.json()).then(({shells}) => shells.length === 2)")
     assert "main" in shells(tab)
 
 

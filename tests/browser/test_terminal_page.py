@@ -41,7 +41,7 @@ def test_login_waiting_command_and_reload_in_top(tab: Page, sidecar: Sidecar, gu
     screen_has(tab, "boot")
     shot(tab, "shell")
 
-    type_line(tab, "top -d 1")
+    type_line(tab, "clear; top -d 1; echo gone-$((40+2))")
     screen_has(tab, "load average")
     tab.reload()
     state(tab, "Live")
@@ -49,6 +49,7 @@ def test_login_waiting_command_and_reload_in_top(tab: Page, sidecar: Sidecar, gu
     screen_has(tab, "PID USER")
     shot(tab, "top-after-reload")
     tab.keyboard.press("q")
+    screen_has(tab, "gone-42")  # what is typed while a program ends goes with it
     type_line(tab, "echo same-$((1+1))")
     screen_has(tab, "guest$ echo same-$((1+1))")  # nothing was typed by the replay
     screen_has(tab, "same-2")

@@ -76,9 +76,8 @@ class Attachment:
         self.position = self.acked = 0
         if hello.epoch == history.epoch and history.holds(hello.offset):
             self.position = self.acked = hello.offset
-            if hello.offset < history.end:
-                self._control.append(protocol.replay_begin(hello.offset, reset=False))
-                self._replay_until = history.end
+            self._control.append(protocol.replay_begin(hello.offset, reset=False))
+            self._replay_until = history.end
         else:
             self._replay()
 

@@ -69,7 +69,11 @@ export class Pane {
     };
     this.screen = new Screen(screenBox, hooks);
     const terminal = this.screen.terminal;
-    this.stream = new OutputStream(terminal, (parsed, received) => this.connection.send(protocol.ack(parsed, received)));
+    const acks = (parsed: number, received: number): void => this.connection.send(protocol.ack(parsed, received));
+    this.stream = new OutputStream(terminal, acks, () => {
+      this.connected = true;
+      this.show();
+    });
     this.connection = new Connection(address.href, {
       opened: () => {
         const { cols, rows } = this.screen.wanted();
@@ -164,7 +168,6 @@ export class Pane {
       return;
     }
     if (frame.kind === "welcome") {
-      this.connected = true;
       this.ended = null;
       this.refused = "";
     } else if (frame.kind === "exit") {

@@ -22,6 +22,7 @@ class Slow {
 let emulator: Slow;
 let acks: [number, number][];
 let stream: OutputStream;
+let settled: number;
 const welcome = (epoch = "e"): ServerFrame => ({ kind: "welcome", version: 1, session: "s", shell: "main", epoch });
 const output = (offset: number, text: string): ServerFrame => ({ kind: "output", offset, data: new TextEncoder().encode(text) });
 const begin = (offset: number, reset: boolean): ServerFrame => ({ kind: "replay-begin", offset, reset, preamble: new Uint8Array() });
@@ -30,7 +31,8 @@ const end = (offset: number): ServerFrame => ({ kind: "replay-end", offset });
 beforeEach(() => {
   emulator = new Slow();
   acks = [];
-  stream = new OutputStream(emulator, (parsed, received) => acks.push([parsed, received]));
+  settled = 0;
+  stream = new OutputStream(emulator, (parsed, received) => acks.push([parsed, received]), () => (settled += 1));
 });
 
 function takes(...frames: ServerFrame[]): boolean {
@@ -49,8 +51,20 @@ test("no answers are sent until the replay has been parsed", () => {
   takes(welcome(), begin(0, true), output(0, "old"), end(3), output(3, "new"));
   emulator.parse(2);
   expect(stream.replaying).toBe(true);
+  expect(settled).toBe(0);
   emulator.parse(1);
   expect(stream.replaying).toBe(false);
+  expect(settled).toBe(1);
+});
+
+test("a replay that is parsed after its connection has gone settles nothing", () => {
+  takes(welcome(), begin(0, true), output(0, "old"), end(3));
+  stream.disconnected();
+  emulator.parse();
+  expect(settled).toBe(0);
+  takes(welcome(), begin(3, false), end(3));
+  emulator.parse();
+  expect(settled).toBe(1);
 });
 
 test("after a drop only the rest is asked for, and taken", () => {

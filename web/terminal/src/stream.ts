@@ -28,6 +28,8 @@ export class OutputStream {
   constructor(
     private readonly emulator: Emulator,
     private readonly sendAck: (parsed: number, received: number) => void,
+    /** A replay has been parsed: what is typed from now on is sent. */
+    private readonly settled: () => void,
   ) {}
 
   /** Where to go on after a drop: what was received is in the emulator's queue and will be parsed. */
@@ -59,7 +61,9 @@ export class OutputStream {
       case "replay-end": {
         const replay = this.replays;
         this.emulator.write("", () => {
-          if (replay === this.replays) this.replaying = false;
+          if (replay !== this.replays) return;
+          this.replaying = false;
+          if (this.welcomed) this.settled();
         });
         return true;
       }

@@ -5,7 +5,7 @@ import type { GuestState, Machine } from "./protocol";
 export type State = "connecting" | "waiting" | "live" | "reconnecting" | "paused" | "restarting" | "failed" | "ended";
 
 export interface Facts {
-  /** A WELCOME has come, and the socket is still there. */
+  /** A WELCOME has come and its replay was parsed, and the socket is still there: keys are sent. */
   connected: boolean;
   /** This page has been connected before. */
   seen: boolean;
