@@ -198,7 +198,7 @@ def echo(terminal: Terminal, count: int) -> list[float]:
     terminal.until(b"\n")
     times = []
     for number in range(count):
-        time.sleep(float(os.environ.get("GAP", "0.004"))) if os.environ.get("GAP") != "0" else None
+        time.sleep(_GAP)
         begun = time.perf_counter()
         terminal.type(b"k")
         terminal.until(b"k")
