@@ -31,14 +31,17 @@ def seed() -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """One kill, `moment` seconds after the start or after what `kill_during` waits for; `lot` (0 to 1) draws whom."""
+    """One kill, `moment` seconds after the start or after what `kill_during` waits for; `lot` (0 to 1) draws whom.
+
+    Whoever is not there yet is killed as soon as it is: on a slow machine the moments alone would hit the command only.
+    """
 
     moment: float
     lot: float
 
 
 def plans(rng: random.Random, count: int, seconds: float) -> list[Plan]:
-    """Return `count` kills: spread over the first `seconds` seconds, and over those who may be hit."""
+    """Return `count` kills: spread over the first `seconds` seconds, and evenly over `VICTIMS`."""
     lots = rng.sample(range(count), count)
     return [
         Plan(seconds * (number + rng.random()) / count, (lots[number] + rng.random()) / count)
@@ -81,13 +84,14 @@ def kill_during(
         while process.poll() is None and not after():
             time.sleep(0.01)
         time.sleep(plan.moment)
-        victim = ""
-        if process.poll() is None:
-            there = workers(process.pid, session())
-            names = [name for name in VICTIMS if name in there]
-            victim = names[int(plan.lot * len(names))]
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(there[victim], signal.SIGKILL)
+        victim, wanted = "", VICTIMS[int(plan.lot * len(VICTIMS))]
+        while not victim and process.poll() is None:
+            if pid := workers(process.pid, session()).get(wanted):
+                victim = wanted
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            else:
+                time.sleep(0.01)
         said, _ = process.communicate(timeout=240)
     except BaseException:
         process.kill()
