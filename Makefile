@@ -15,7 +15,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help up down setup packages venv page firecracker image images release cluster-up cluster-down lint check web-test test \
-	test-defences test-snapshots test-kills test-firecracker test-cluster test-flux bench fmt docs lock clean
+	test-defences test-snapshots test-kills images-test test-firecracker test-cluster test-flux bench fmt docs lock clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -93,7 +93,7 @@ test: EXTRA = $(TEST_PACKAGES)
 test: setup image ## Set-up, then all tests: check, web, real VM, real browser
 	@$(MAKE) --no-print-directory -j2 -O lint web-test
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit tests/chart tests/flux --ignore=tests/flux/test_controllers.py --durations=5
-	@$(BIN)/pytest -q -n 2 --dist loadscope tests/browser --durations=5
+	@$(BIN)/pytest -q -n 2 --dist loadscope --no-loadscope-reorder tests/browser --durations=5
 	@$(BIN)/pytest tests/machine --ignore=tests/machine/saved --durations=15
 
 test-defences: page ## Each defence of the terminal taken out in turn: its test must fail
@@ -106,6 +106,10 @@ test-snapshots: setup image ## Checkpoints, resets, prepared images; twenty clon
 test-kills: EXTRA = $(TEST_PACKAGES)
 test-kills: setup image ## kill -9 at many moments of prepare, load and checkpoint (root)
 	@$(BIN)/pytest tests/snapshots/test_kills.py tests/snapshots/test_checkpoint_kills.py
+
+images-test: setup ## Every recipe of rootfs/: built where it has changed, booted, its own checks run in the guest
+	@for name in $$(ls rootfs); do $(BIN)/dozlab image test $$name || exit 1; done
+	@$(BIN)/pytest tests/images
 
 test-firecracker: EXTRA = $(TEST_PACKAGES)
 test-firecracker: setup image ## Real Firecracker in an emulated machine

@@ -90,8 +90,8 @@ def component(environ: dict[str, str]) -> None:
 
 def prepare(settings: Settings, digest: str) -> None:
     """Make the session disk alone."""
-    _, how = disk.prepare(settings, digest)
-    assert how == "made", how
+    made = disk.prepare(settings, digest)
+    assert made.what == "made", made.what
 
 
 def measure_size(folder: Path, size: int, disk_size: int, rounds: int) -> dict[str, Any]:

@@ -191,18 +191,19 @@ def forget(path: Path) -> None:
 
 
 def warm(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Measure a second session's start for each size of a sparse base, in seconds inside the component."""
-    rows = []
+    """Measure a second session's start for each size of a sparse base, in turn, in seconds inside the component."""
+    stores: dict[int, tuple[Store, str]] = {}
     for size in SIZES:
         say(f"a warm store with an image of {format_size(size)}")
         store = Store(folder / f"warm{size}")
         with store.begin() as temp:
             os.truncate(temp, size)
             run([need("mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=1", temp])
-            digest = store.commit(temp, sha256_file(temp)).digest
-        forget(store.path(digest))
-        took = []
-        for number in range(rounds + 1):
+            stores[size] = store, store.commit(temp, sha256_file(temp)).digest
+        forget(store.path(stores[size][1]))
+    took: dict[int, list[float]] = {size: [] for size in SIZES}
+    for number in range(rounds + 1):  # the first one is not counted
+        for size, (store, digest) in stores.items():
             spot = folder / f"session{number}"
             for name in ("vm-data", "shared"):
                 (spot / name).mkdir(parents=True)
@@ -212,11 +213,14 @@ def warm(folder: Path, rounds: int) -> list[dict[str, Any]]:
             }  # fmt: skip
             subprocess.run([sys.executable, "-m", "dozlab.init_rootfs"], env=env, check=True, capture_output=True)
             lines = [json.loads(line) for line in (spot / "shared/timeline.jsonl").read_text().splitlines()]
-            took.append(lines[-1]["t"] - lines[0]["t"])
+            took[size].append(lines[-1]["t"] - lines[0]["t"])
             shutil.rmtree(spot)
+    for store, _ in stores.values():
         shutil.rmtree(store.root)
-        rows.append({"size": size, "seconds": round(statistics.median(took[1:]), 4), "rounds": took[1:]})
-    return rows
+    return [
+        {"size": size, "seconds": round(statistics.median(each[1:]), 4), "rounds": each[1:]}
+        for size, each in took.items()
+    ]
 
 
 def measure(options: argparse.Namespace) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -42,6 +43,14 @@ def screen_has(page: Page, text: str) -> None:
     page.wait_for_function("text => window.dozlabScreenText().includes(text)", arg=text, timeout=SLOW)
 
 
+def at_prompt(page: Page, prompt: str) -> None:
+    """Wait until the last line is an empty prompt: what is typed before may go with the program that ends."""
+    page.wait_for_function(
+        "prompt => document.body.dataset.state === 'live' && window.dozlabScreenText().trimEnd().endsWith(prompt)",
+        arg=prompt, timeout=SLOW,
+    )  # fmt: skip
+
+
 def type_line(page: Page, text: str) -> None:
     """Type a line and Enter."""
     page.keyboard.type(text)
@@ -68,20 +77,27 @@ def type_in_editors_terminal(page: Page, line: str, *, exists: Callable[[str], b
     page.wait_for_selector(".explorer-folders-view")
     page.wait_for_selector(".statusbar-item")
 
+    def within(seconds: float, condition: Callable[[], bool]) -> bool:
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            page.wait_for_timeout(100)
+        return condition()
+
+    def there() -> bool:
+        return page.locator(".terminal-wrapper.active .xterm-screen").count() > 0
+
     def opened() -> bool:
         """Press the key until VS Code, still loading, takes it."""
-        if not page.locator(".terminal-wrapper.active .xterm-screen").count():
+        if not there():
             page.keyboard.press("Control+Shift+`")
-            page.wait_for_timeout(3000)
-        return page.locator(".terminal-wrapper.active .xterm-screen").count() > 0
+        return within(3, there)
 
     until(opened, what="VS Code's terminal", seconds=90)
     page.locator(".terminal-wrapper.active .xterm-helper-textarea").focus()
 
     def typed(text: str, file: str) -> bool:
         page.keyboard.type(f"{text}\n", delay=5)
-        page.wait_for_timeout(2000)
-        return exists(file)
+        return within(2, lambda: exists(file))
 
     try:
         # What is typed before its shell has started is lost.

@@ -6,8 +6,13 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import Dozlab
+
+# How long an example takes is a matter of the machine (hypothesis: 200 ms).
+settings.register_profile("no times", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no times")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -95,8 +96,9 @@ def _processes() -> dict[int, tuple[int, str]]:
 def _descendants(pid: int) -> list[int]:
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for word in task.read_text().split():
-            found += [int(word), *_descendants(int(word))]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended while we looked
+            for word in task.read_text().split():
+                found += [int(word), *_descendants(int(word))]
     return found
 
 

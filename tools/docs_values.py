@@ -27,6 +27,7 @@ KINDS = {
     "Texts": "mapping of text",
     "Objects": "list of mappings",
     "Name": "name",
+    "Key": "key",
     "Resource": "name/name",
     "UrlPath": "path",
     "Host": "host name",

@@ -14,17 +14,17 @@ import tempfile
 import time
 from pathlib import Path
 
-import zstandard
 from tools import images, kubetools
 from tools.images import say
 from tools.images_context import FIRECRACKER_VARIABLE, REPOSITORY
 
 import dozlab
 from dozlab.images import build as base_images
+from dozlab.images.export import export
 from dozlab.images.store import Manifest, Store, sha256_file
 from dozlab.lib import paths
 from dozlab.lib.errors import BadUsage, DozlabError
-from dozlab.lib.files import write_atomic, write_json
+from dozlab.lib.files import write_atomic
 from dozlab.lib.proc import run
 from dozlab.lib.units import format_seconds, format_size
 
@@ -32,6 +32,8 @@ DIST = REPOSITORY / "dist"
 BASES = ("dozlab-vm",)
 LEVEL = 12  # of zstd: 3 saves a minute and costs a tenth more to each download
 SUMS = "SHA256SUMS"
+_OF_IMAGE = re.compile(r"-[0-9a-f]{64}-.*$")
+"""What follows the name of an image in the name of its folder in the cache."""
 
 
 def chart_fault(chart: str, version: str) -> str:
@@ -73,53 +75,33 @@ def release_charts(dist: Path) -> list[Path]:
 
 
 def release_base(dist: Path, name: str) -> None:
-    """Build a base image where its recipe has changed and put it into dist/, packed, with what it holds beside it."""
+    """Build a base image where its recipe has changed; put it into dist/ in frames, manifest and contents beside it."""
     started = time.monotonic()
     store = Store(paths.cache() / "store")
     manifest = base_images.build(name, store=store, progress=say)
-    target = dist / f"{name}-{dozlab.__version__}.ext4.zst"
-    described = target.with_suffix("").with_suffix(".json")
-    _place(packed(store.path(manifest.digest), f"{name}-{manifest.digest}", paths.cache() / "images/packed"), target)
-    size = target.stat().st_size
-    write_json(described, describe(manifest, target.name, size, sha256_file(target)))
-    spent = format_seconds(time.monotonic() - started)
-    say(f"{target.name}: {format_size(size)} of {format_size(manifest.size)} ({spent})")
+    for path in packed(store, manifest, paths.cache() / "images/packed"):
+        _place(path, dist / path.name)
+        say(f"{path.name}: {format_size(path.stat().st_size)}")
+    say(f"{name}: {format_size(manifest.size)} unpacked ({format_seconds(time.monotonic() - started)})")
 
 
-def describe(manifest: Manifest, name: str, size: int, digest: str) -> dict[str, object]:
-    """Return a base image's description; `sha256` is that of the unpacked image, as IMAGE_SHA256 wants it. Pure."""
-    return {
-        "name": manifest.name, "version": dozlab.__version__, "sha256": manifest.digest, "size": manifest.size,
-        "packed": {"file": name, "sha256": digest, "size": size}, "packages": manifest.packages,
-    }  # fmt: skip
+def packed(store: Store, manifest: Manifest, cache: Path) -> list[Path]:
+    """Return the files of a base image as `dozlab image export` writes them, from the cache where they are there.
 
-
-def packed(source: Path, key: str, cache: Path) -> Path:
-    """Return a compressed base image, from the cache where it is there.
-
-    :param key: NAME-DIGEST; what the cache has of another digest is dropped
+    :param cache: what it has of an older image of that name is dropped
     """
-    target = cache / f"{key}-{LEVEL}.zst"
-    if not target.exists():
-        for old in cache.glob(f"{key.rpartition('-')[0]}-*"):
-            old.unlink()
+    folder = cache / f"{manifest.name}-{manifest.digest}-{dozlab.__version__}"
+    if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        pack(source, target)
-    return target
-
-
-def pack(source: Path, target: Path) -> None:
-    """Compress a file, whole or absent."""
-    fd, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with source.open("rb") as raw, os.fdopen(fd, "wb") as out:
-            compressor = zstandard.ZstdCompressor(level=LEVEL, threads=-1, write_checksum=True)
-            compressor.copy_stream(raw, out, size=source.stat().st_size)
-        os.chmod(name, 0o644)
-        os.rename(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+        for old in cache.iterdir():
+            if _OF_IMAGE.sub("", old.name) == manifest.name:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        with tempfile.TemporaryDirectory(prefix=".", dir=cache) as made:
+            target = Path(made) / "out" / f"{manifest.name}-{dozlab.__version__}.ext4.zst"
+            target.parent.mkdir()
+            export(store, manifest.digest, target, level=LEVEL)
+            target.parent.rename(folder)
+    return sorted(folder.iterdir())
 
 
 def push_charts(packages: list[Path], registry: str, *, plain_http: bool) -> None:

@@ -34,6 +34,8 @@ MIN_DISK = 64 * MIB
 """Smaller session disks leave no room for ext4's journal and Docker's own folders."""
 MIN_RECORDING = MIB
 """Less room for recordings does not hold one of each shell."""
+USERINFO = re.compile(r"://[^/\s]*@")
+"""A user, with or without a password, in an address (RFC 3986, 3.2.1)."""
 DURATION = r"^\s*[0-9]{1,9}[smhd]?\s*$"
 """What `units.parse_duration` takes, for the chart's schema."""
 
@@ -118,11 +120,18 @@ class Rootfs(Group):
     """The base image and the learner's disk over it."""
 
     image_url: str = ""
-    """Base image: http(s):// or file:// URL of an ext4 file system, plain or .zst, .gz, .xz. Required."""
+    """Base image: http(s)://, oci:// or file:// URL of an ext4 file system, plain or .zst, .gz, .xz. Required."""
+    mirrors: list[Annotated[str, Field(pattern=r"^(https?|oci|file)://\S+$")]] = []
+    """Further addresses of the same image, tried in turn where `imageUrl` does not give it."""
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Digest of the *uncompressed* image; also its name in the store. Empty: not checked, remembered by URL."""
     disk_size: Size = "4G"
-    """Free space the learner gets for changes, Docker images included. Sparse: costs what is used."""
+    """Disk for what the learner changes, Docker images included; the image lies beside. Sparse: costs what is used."""
+
+    @property
+    def addresses(self) -> list[str]:
+        """Return where the base image can be had, in the order of trying."""
+        return [each for each in (self.image_url, *self.mirrors) if each]
 
 
 class Egress(Group):
@@ -186,6 +195,20 @@ class Recording(Group):
     """Record what is typed as well: passwords too."""
 
 
+class Tls(Group):
+    """TLS of the terminal's own, the proxy to web servers in the guest included. Without it, plain HTTP."""
+
+    cert_file: Annotated[str, Field(pattern=r"^(/\S+)?$")] = ""
+    """Certificate chain, a PEM file; renewed files are taken up. In a Pod: a path of an `extraVolumeMounts`."""
+    key_file: Annotated[str, Field(pattern=r"^(/\S+)?$")] = ""
+    """Its key, a PEM file without a passphrase."""
+
+    @property
+    def served(self) -> bool:
+        """Tell whether the terminal is at https://."""
+        return bool(self.cert_file)
+
+
 class Terminal(Group):
     """The web terminal."""
 
@@ -199,6 +222,7 @@ class Terminal(Group):
     """Networks of proxies in front, such as `10.0.0.0/8`: who asks is told by their `X-Forwarded-For` and
     `X-Forwarded-Proto`. Empty: those headers say nothing, and all who come by a proxy count as one."""
     recording: Recording = Recording()
+    tls: Tls = Tls()
 
     @property
     def recorded(self) -> bool:
@@ -308,6 +332,13 @@ class Values(Group):
             faults.append(
                 f"ports.origin: {self.ports.origin} is the terminal's;"
                 " web servers in the guest need an origin of their own"
+            )
+        if bool(self.terminal.tls.cert_file) != bool(self.terminal.tls.key_file):
+            faults.append("terminal.tls: certFile and keyFile belong together; set both, or none")
+        if any(USERINFO.search(address) for address in self.rootfs.addresses):
+            faults.append(
+                "rootfs.imageUrl: a user or password in an address; put them into a Secret (rootfs.auth), or on one"
+                " machine into the file that IMAGE_AUTH_FILE names"
             )
         if self.code_server.password.get_secret_value() == PLACEHOLDER_PASSWORD:
             faults.append("codeServer.password: this is the original chart's placeholder; choose one")

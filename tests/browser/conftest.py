@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, expect, sync_playwright
@@ -18,10 +20,14 @@ from tests.unit.terminal_sidecar.conftest import PASSWORD, Guest, Sidecar
 
 PAGE = Settings("x").page_dir
 SCREEN = "window.dozlabScreenText()"  # the active terminal's visible lines
+PROMPT = "guest$"
 CHROMIUM = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync"]  # fmt: skip
 # A refused password (401) and a server that is away are said in the console by the browser itself.
 _BROWSERS_OWN = ("Failed to load resource", "WebSocket connection")
+WAIT = 60_000
+"""Milliseconds after which something has gone wrong; on a busy machine a page takes ten times as long as on an idle."""
+expect.set_options(timeout=WAIT)
 
 
 class Faults(list[str]):
@@ -37,24 +43,32 @@ class Faults(list[str]):
             self.append(message.text)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Yield a Chromium, one a module."""
+    """Yield a Chromium, one for all tests of this folder."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
         yield chromium
         chromium.close()
 
 
-@pytest.fixture
-def tab(browser: Browser) -> Iterator[Page]:
+@contextmanager
+def somebody(browser: Browser, **options: Any) -> Iterator[Page]:
     """Yield a page of a fresh context; nothing may have gone wrong in it or in the pages it opened."""
-    context = browser.new_context(viewport={"width": 1120, "height": 720})
+    context = browser.new_context(**options)
+    context.set_default_timeout(WAIT)
     faults = Faults()
     context.on("page", faults.watch)
     yield context.new_page()
     context.close()
     assert faults == []
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    """Yield a page."""
+    with somebody(browser, viewport={"width": 1120, "height": 720}) as page:
+        yield page
 
 
 @pytest.fixture
@@ -82,31 +96,51 @@ def log_in(tab: Page, sidecar: Sidecar, password: str = PASSWORD) -> None:
 
 def state(tab: Page, wanted: str) -> None:
     """Wait until the header says how things are."""
-    expect(tab.locator("#state")).to_have_text(wanted, timeout=20_000)
+    expect(tab.locator("#state")).to_have_text(wanted)
 
 
 def open_live(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
     """Boot the guest, log in and wait for the shell's prompt."""
     guest.boot()
     log_in(tab, sidecar)
-    state(tab, "Live")
-    screen_has(tab, "guest$")
+    at_prompt(tab)
 
 
 def screen_has(tab: Page, text: str) -> None:
     """Wait until the active terminal's visible lines hold `text`."""
     try:
-        tab.wait_for_function(f"text => {SCREEN}.includes(text)", arg=text, timeout=20_000)
+        tab.wait_for_function(f"text => {SCREEN}.includes(text)", arg=text, timeout=WAIT)
     except TimeoutError as error:
         raise AssertionError(f"the screen has no {text!r}:\n{tab.evaluate(SCREEN)}") from error
 
 
 def until(tab: Page, expression: str, argument: object = None) -> None:
     """Wait until a script's promise gives what is true (to Playwright's wait_for_function a promise itself is)."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + WAIT / 1000
     while not tab.evaluate(expression, argument):
         assert time.monotonic() < end, f"{expression} has not come true; the screen is:\n{tab.evaluate(SCREEN)}"
         tab.wait_for_timeout(50)
+
+
+def at_prompt(tab: Page) -> None:
+    """Wait until the active terminal takes keys and its last line is an empty prompt.
+
+    What is typed earlier may be lost: a program that ends, or a line that Ctrl-C ends, may take it along.
+    """
+    ready = f"() => document.body.dataset.state === 'live' && {SCREEN}.trimEnd().endsWith('{PROMPT}')"
+    try:
+        tab.wait_for_function(ready, timeout=WAIT)
+    except TimeoutError as error:
+        raise AssertionError(
+            f"{tab.locator('#state').inner_text()}, not at a prompt:\n{tab.evaluate(SCREEN)}"
+        ) from error
+
+
+def command(tab: Page, text: str, shows: str) -> None:
+    """Run a command at the prompt to its end: until its last line, which ends in `shows`, has a prompt below it."""
+    at_prompt(tab)
+    type_line(tab, text)
+    screen_has(tab, f"{shows}\n{PROMPT}")
 
 
 def type_line(tab: Page, text: str) -> None:

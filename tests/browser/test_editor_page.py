@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from dozlab.code_server import docker_cli, install
 from dozlab.lib import paths
+from tests.browsing import type_in_editors_terminal
 from tests.support import EVIDENCE, free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -30,8 +30,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 REPO = Path(__file__).parents[2]
 PASSWORD = "correct horse"
 UID = 724_999  # of the range the sessions use
-CHROMIUM = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
 
 
 @dataclass
@@ -86,29 +84,27 @@ def editor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Editor]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
-def page(editor: Editor) -> Iterator[Page]:
+def page(editor: Editor, browser: Browser) -> Iterator[Page]:
     """Log in once; save a screenshot at the end, whatever happens."""
     EVIDENCE.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(CHROMIUM))
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(60_000)
-        try:
-            page.goto(editor.url)
-            page.fill("input[type=password]", "wrong")
-            page.click("input[type=submit]")
-            page.wait_for_selector("text=Incorrect password")
-            page.fill("input[type=password]", PASSWORD)
-            page.click("input[type=submit]")
-            page.wait_for_selector(".explorer-folders-view >> text=exercise.py")
-            yield page
-        finally:
-            page.screenshot(path=EVIDENCE / "editor-last.png")
-            browser.close()
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(60_000)
+    try:
+        page.goto(editor.url)
+        page.fill("input[type=password]", "wrong")
+        page.click("input[type=submit]")
+        page.wait_for_selector("text=Incorrect password")
+        page.fill("input[type=password]", PASSWORD)
+        page.click("input[type=submit]")
+        page.wait_for_selector(".explorer-folders-view >> text=exercise.py")
+        yield page
+    finally:
+        page.screenshot(path=EVIDENCE / "editor-last.png")
+        page.close()
 
 
 def test_opens_the_workspace_and_nothing_nobody_asked_for(page: Page, editor: Editor) -> None:
@@ -123,17 +119,13 @@ def test_opens_the_workspace_and_nothing_nobody_asked_for(page: Page, editor: Ed
 
 
 def test_terminal_has_docker_compose_and_buildx(page: Page, editor: Editor) -> None:
-    page.keyboard.press("Control+Shift+`")
-    page.wait_for_selector(".terminal-wrapper.active .xterm-helper-textarea", state="attached")
-    page.wait_for_selector(".terminal-wrapper.active .xterm-screen")
     script = "sh -c 'pwd; id -un; echo $DOCKER_HOST; docker version; docker compose version; docker buildx version'"
-    page.locator(".terminal-wrapper.active .xterm-helper-textarea").focus()
-    page.keyboard.type(f"{script} > out.txt 2>&1; docker version; touch finished\n", delay=5)
-    deadline = time.monotonic() + 60
-    while not (editor.workspace / "finished").exists():
-        assert time.monotonic() < deadline, "the terminal did not run the commands"
-        page.wait_for_timeout(200)
-    page.screenshot(path=EVIDENCE / "editor-terminal.png")
+    type_in_editors_terminal(
+        page,
+        f"{script} > out.txt 2>&1; docker version",
+        exists=lambda name: (editor.workspace / name).exists(),
+        shot="editor-terminal.png",
+    )
     out = (editor.workspace / "out.txt").read_text()
     assert out.startswith("/workspace\ncoder\ntcp://172.16.0.2:2375\n")
     assert re.search(r"Client:\n Version: +26", out)
@@ -143,8 +135,10 @@ def test_terminal_has_docker_compose_and_buildx(page: Page, editor: Editor) -> N
 
 def test_no_agent_runs_beside_the_editor(page: Page, editor: Editor) -> None:
     """Chat is off in the settings; its helper processes must not run either."""
-    running = [Path(f"/proc/{pid}/cmdline") for pid in _descendants(editor.process.pid)]
-    lines = [path.read_bytes().replace(b"\0", b" ").decode() for path in running if path.exists()]
+    lines = []
+    for pid in _descendants(editor.process.pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended while we looked
+            lines.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
     assert [line for line in lines if "bootstrap-fork" in line]
     assert not [line for line in lines if "agentHost" in line or "copilot" in line]
 

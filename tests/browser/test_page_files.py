@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import open_live, shot, state, type_line
+from tests.browser.conftest import command, open_live, shot, state
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_drop_ask_list_and_download(tab: Page, sidecar: Sidecar, guest: Guest, h
     tab.keyboard.press("Enter")
     expect(names).to_have_text(["a b", "deep"])
     tab.keyboard.press("Escape")  # back in the shell
-    type_line(tab, f"rmdir {home}/one/deep; echo gone-$((1+1))")
+    command(tab, f"rmdir {home}/one/deep; echo gone-$((1+1))", "gone-2")
     tab.get_by_role("button", name="Files", exact=True).click()
     expect(names).to_have_text(["a b"])  # where one was
 
@@ -103,7 +103,7 @@ def test_a_folder_and_what_fails(tab: Page, sidecar: Sidecar, guest: Guest, home
         "offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 1 << 20
     })  # fmt: skip
     panel.get_by_label("Files to upload").set_input_files(big)
-    tab.wait_for_function("() => document.querySelector('.upload progress')?.value > 0", timeout=20_000)
+    tab.wait_for_function("() => document.querySelector('.upload progress')?.value > 0")
     shot(tab, "files-progress")
     tab.get_by_role("button", name="Stop big").click()
     expect(panel.get_by_text("5 of 7 uploaded")).to_be_visible()
@@ -118,5 +118,5 @@ def test_a_folder_and_what_fails(tab: Page, sidecar: Sidecar, guest: Guest, home
     names = panel.locator(".entry-name")
     expect(names).to_have_text(["mine", "one", "<b>bold\ufffd.txt", "notes.txt"])
     tab.set_viewport_size({"width": 360, "height": 640})
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    tab.wait_for_function("document.documentElement.scrollWidth <= 360")
     shot(tab, "files-narrow")

@@ -7,22 +7,18 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import Faults, at_rest, open_live, screen_has, shot, state, type_line
+from tests.browser.conftest import at_prompt, at_rest, command, open_live, screen_has, shot, somebody, state, type_line
 from tests.browser.test_page_accessibility import faults
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
 def other(browser: Browser) -> Iterator[Page]:
     """Yield a page of somebody else's browser."""
-    context = browser.new_context(viewport={"width": 1000, "height": 640})
-    said = Faults()
-    context.on("page", said.watch)
-    yield context.new_page()
-    context.close()
-    assert said == []
+    with somebody(browser, viewport={"width": 1000, "height": 640}) as page:
+        yield page
 
 
 def people(tab: Page) -> Locator:
@@ -66,12 +62,11 @@ def test_a_viewer_watches_by_a_link_until_it_is_revoked(tab: Page, other: Page, 
     assert faults(tab) == []
     shot(tab, "people-owner")
 
-    screen_has(other, "guest$")
+    at_prompt(other)
     type_line(other, "echo from-the-viewer")
     tab.locator(".pane.active .screen, .pane .screen").first.click()
-    type_line(tab, "echo from-the-ow''ner")
+    command(tab, "echo from-the-ow''ner", "from-the-owner")
     screen_has(other, "from-the-owner")
-    screen_has(tab, "from-the-owner")
     assert "from-the-viewer" not in tab.evaluate("window.dozlabScreenText()")
     seen = people(other)
     expect(seen).to_contain_text("this link lets you see, not type")
@@ -81,7 +76,7 @@ def test_a_viewer_watches_by_a_link_until_it_is_revoked(tab: Page, other: Page, 
     shot(other, "people-viewer")
 
     panel.get_by_role("button", name="Revoke").click()
-    expect(other.get_by_label("Password")).to_be_visible(timeout=10_000)
+    expect(other.get_by_label("Password")).to_be_visible()
     expect(row).to_have_count(0)
     other.goto(link)
     other.get_by_role("button", name="Join").click()
@@ -107,7 +102,7 @@ def test_the_size_is_the_owners_and_the_owner_takes_over_an_editor(
             if (!button.hidden) button.click();
             return document.querySelector(".people .lead").textContent === "You lead this terminal.";
         }""",
-        polling=250, timeout=20_000,
+        polling=250,
     )  # fmt: skip
     expect(ours).to_contain_text("Ed leads this terminal.")
     ours.get_by_role("button", name="Take over").click()
@@ -115,6 +110,7 @@ def test_the_size_is_the_owners_and_the_owner_takes_over_an_editor(
     expect(theirs).to_contain_text("Owner leads this terminal.")
 
     other.keyboard.press("Escape")
+    at_prompt(other)
     type_line(other, "stty size; echo by-the-edi''tor")  # whoever may type does, leading or not
     screen_has(tab, "by-the-editor")
     cols, rows = tab.evaluate("window.dozlabScreenState().then((screen) => [screen.cols, screen.rows])")

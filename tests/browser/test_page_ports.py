@@ -16,7 +16,7 @@ from tests.browser.conftest import PAGE, open_live, shot
 from tests.support import free_port
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 HOSTILE = """<!doctype html><title>app</title><body><h1>An app</h1><pre id="out"></pre><script>
 document.cookie = "dozlab-terminal-lab1=evil; path=/";
@@ -29,7 +29,7 @@ for (const host of ["127.0.0.1", "localhost"]) {
   const base = `http://${host}:TERMINAL`;
   ask(`${host} get`, `${base}/files`);
   ask(`${host} post`, `${base}/logout`, {method: "POST"});
-  ask(`${host} put`, `${base}/files/content?path=/tmp/dozlab-hostile`, {method: "PUT", body: "x"});
+  ask(`${host} put`, `${base}/files/content?path=HOSTILE`, {method: "PUT", body: "x"});
   const socket = new WebSocket(`ws://${host}:TERMINAL/ws`, "dozlab.terminal.v1");
   socket.onopen = () => done(`${host} ws`, "open");
   socket.onerror = () => done(`${host} ws`, "refused");
@@ -105,26 +105,27 @@ def test_an_app_opens_at_the_root_of_its_own_origin(
         assert answer == "echo of 'hello'"
         server.shutdown()
     tab.set_viewport_size({"width": 360, "height": 640})
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    tab.wait_for_function("document.documentElement.scrollWidth <= 360")
 
 
 def test_a_hostile_app_reaches_neither_the_terminal_nor_its_cookies(
     browser: Browser, sidecar: Sidecar, guest: Guest, app: tuple[Path, int]
 ) -> None:
     folder, port = app
-    (folder / "index.html").write_text(HOSTILE.replace("TERMINAL", str(sidecar.port)))
+    written = folder.parent / "written"
+    (folder / "index.html").write_text(HOSTILE.replace("TERMINAL", str(sidecar.port)).replace("HOSTILE", str(written)))
     (folder / "worker.js").write_text("")
     context = browser.new_context()  # whose console will be full of refusals
     tab = context.new_page()
     open_live(tab, sidecar, guest)
     tab.get_by_role("button", name="Ports", exact=True).click()
     page = open_port(tab, port)
-    page.wait_for_function("() => Object.keys(tried).length === 10", timeout=20_000)
+    page.wait_for_function("() => Object.keys(tried).length === 10")
     tried = page.evaluate("tried")
     assert tried.pop("opener") == "null"
     assert set(tried.values()) == {"refused"}, tried
     assert page.evaluate("document.cookie.split('; ').sort()") == ["dozlab-terminal-lab1=evil", "mine=1"]  # its own
-    assert not Path("/tmp/dozlab-hostile").exists()
+    assert not written.exists()
     tab.reload()
     expect(tab.locator("#state")).to_have_text("Live")  # still logged in
     context.close()

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import PAGE, open_live, screen_has, shot, type_line
+from tests.browser.conftest import PAGE, at_prompt, command, open_live, screen_has
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 
 def test_search_counts_and_goes_through_the_matches(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
     open_live(tab, sidecar, guest)
-    type_line(tab, "clear; for n in 1 2 3; do echo Needle-$n; seq 60; done; echo needle-low")
-    screen_has(tab, "needle-low\n")
+    command(tab, "clear; for n in 1 2 3; do echo Needle-$n; seq 60; done; echo needle-low", "needle-low")
     tab.keyboard.press("Control+Shift+F")
     field, count = tab.get_by_label("Find", exact=True), tab.locator("#search .count")
     expect(field).to_be_focused()
@@ -26,7 +25,6 @@ def test_search_counts_and_goes_through_the_matches(tab: Page, sidecar: Sidecar,
     tab.get_by_role("button", name="Previous match").click()
     expect(count).to_have_text("2 of 4")
     screen_has(tab, "Needle-2")
-    shot(tab, "search")
     tab.get_by_role("button", name="Next match").click()
     expect(count).to_have_text("3 of 4")
     tab.get_by_role("button", name="Match case").click()
@@ -42,12 +40,11 @@ def test_search_counts_and_goes_through_the_matches(tab: Page, sidecar: Sidecar,
     expect(count).to_have_text("None")
     tab.keyboard.press("Control+Shift+S")  # the search follows to another terminal
     expect(tab.locator(".tab")).to_have_count(2)
+    at_prompt(tab)
     tab.keyboard.press("Control+Shift+F")
     tab.keyboard.press("Escape")
     expect(tab.get_by_role("search")).to_be_hidden()
-    screen_has(tab, "guest$")
-    type_line(tab, "echo back-$((1+2))")
-    screen_has(tab, "back-3")
+    command(tab, "echo back-$((1+2))", "back-3")
 
 
 def test_the_page_is_small() -> None:

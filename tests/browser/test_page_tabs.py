@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import open_live, screen_has, shot, state, type_line, until
+from tests.browser.conftest import at_prompt, command, open_live, screen_has, shot, state, type_line, until
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 
 def names(tab: Page) -> list[str]:
@@ -25,19 +25,16 @@ def test_tabs_are_made_named_moved_kept_and_closed(tab: Page, sidecar: Sidecar, 
     type_line(tab, "where=first; printf '\\033]2;editor\\007'")
     expect(tab.locator(".tab-name")).to_have_text(["editor"])
     tab.keyboard.press("Control+Shift+S")
-    screen_has(tab, "guest$")
     expect(tab.locator(".tab-name")).to_have_text(["editor", "Terminal 2"])
-    type_line(tab, "where=second; echo $where-$((1+1))")
-    screen_has(tab, "second-2")
+    command(tab, "where=second; echo $where-$((1+1))", "second-2")
     tab.get_by_role("button", name="New terminal").click()
-    screen_has(tab, "guest$")
+    at_prompt(tab)
 
     tab.locator(".tab-name").nth(1).dblclick()
     tab.get_by_label("Name of the tab").fill("  <i>logs</i> ")
     tab.keyboard.press("Enter")
     expect(tab.locator(".tab-name")).to_have_text(["editor", "<i>logs</i>", "Terminal 3"])
-    type_line(tab, "echo $where-typed")  # the focus is back in the terminal
-    screen_has(tab, "second-typed")
+    command(tab, "echo $where-typed", "second-typed")  # the focus is back in the terminal
 
     tab.locator(".tab-name").nth(1).focus()
     tab.keyboard.press("Control+Shift+ArrowLeft")
@@ -48,8 +45,7 @@ def test_tabs_are_made_named_moved_kept_and_closed(tab: Page, sidecar: Sidecar, 
     tab.keyboard.press("ArrowRight")
     expect(tab.locator("[aria-current]")).to_have_text("editor")
     tab.keyboard.press("Escape")
-    type_line(tab, "echo $where-again")
-    screen_has(tab, "first-again")
+    command(tab, "echo $where-again", "first-again")
     shot(tab, "tabs")
 
     tab.reload()
@@ -77,16 +73,17 @@ def test_tabs_are_made_named_moved_kept_and_closed(tab: Page, sidecar: Sidecar, 
 def test_a_tab_that_another_browser_opens_or_closes_is_followed(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
     open_live(tab, sidecar, guest)
     tab.keyboard.press("Control+Shift+S")
-    screen_has(tab, "guest$")
-    type_line(tab, "echo shared-$((2+2))")
-    screen_has(tab, "shared-4")
+    expect(tab.locator(".tab")).to_have_count(2)
+    command(tab, "echo shared-$((2+2))", "shared-4")
     other = tab.context.browser.new_context(storage_state=tab.context.storage_state()).new_page()  # type: ignore[union-attr]
     other.add_init_script("localStorage.clear()")
     other.goto(tab.url)
     expect(other.locator(".tab")).to_have_count(2)
     other.locator(".tab-name").nth(1).click()
+    at_prompt(other)
     screen_has(other, "shared-4")
     other.keyboard.press("Control+Shift+X")
+    expect(other.get_by_role("dialog")).to_contain_text("Close this terminal?")
     other.keyboard.press("Enter")
     expect(other.locator(".tab")).to_have_count(1)
     expect(tab.locator(".tab")).to_have_count(1)
@@ -97,15 +94,11 @@ def test_a_tab_that_another_browser_opens_or_closes_is_followed(tab: Page, sidec
 
 def test_a_tab_splits_into_panes_that_can_be_sized(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
     open_live(tab, sidecar, guest)
-    type_line(tab, "echo size-$(stty size | tr ' ' x)")
-    screen_has(tab, "size-")
+    command(tab, "echo si''ze", "size")
     tab.keyboard.press("Control+Shift+E")
-    screen_has(tab, "guest$")
-    type_line(tab, "echo right")
+    command(tab, "echo right", "right")
     tab.keyboard.press("Control+Shift+O")
-    screen_has(tab, "guest$")
-    type_line(tab, "echo below-$((3+3)); printf '\\033]2;below\\007'")
-    screen_has(tab, "below-6")
+    command(tab, "echo below-$((3+3)); printf '\\033]2;below\\007'", "below-6")
     expect(tab.locator(".pane:visible")).to_have_count(3)
     expect(tab.locator(".pane.active .pane-title")).to_have_text("below")
     shot(tab, "splits")
@@ -122,8 +115,7 @@ def test_a_tab_splits_into_panes_that_can_be_sized(tab: Page, sidecar: Sidecar, 
     tab.keyboard.press("Control+Shift+G")  # from the last pane to the first
     tab.keyboard.press("Control+Shift+G")
     tab.keyboard.press("Control+Shift+G")
-    type_line(tab, "echo back-in-$((3*3))")
-    screen_has(tab, "back-in-9")
+    command(tab, "echo back-in-$((3*3))", "back-in-9")
     assert columns() > narrow
     box = line.bounding_box()
     assert box is not None
@@ -137,12 +129,16 @@ def test_a_tab_splits_into_panes_that_can_be_sized(tab: Page, sidecar: Sidecar, 
     expect(tab.locator(".pane:visible")).to_have_count(3)
     screen_has(tab, "back-in-9")
     tab.locator(".pane:visible").nth(0).click()
-    screen_has(tab, "size-")
+    screen_has(tab, "\nsize\n")
+    tab.locator(".pane:visible").nth(1).locator(".screen").click()
+    at_prompt(tab)
     tab.locator(".pane:visible").nth(1).get_by_role("button", name="Close this terminal").click()
+    expect(tab.get_by_role("dialog")).to_contain_text("Close this terminal?")
     tab.keyboard.press("Enter")
     expect(tab.locator(".pane:visible")).to_have_count(2)
     expect(tab.locator(".divider")).to_have_count(1)
     assert tab.locator(".tab").count() == 1
+    at_prompt(tab)
     type_line(tab, "exit")
     expect(tab.get_by_role("alert")).to_contain_text("ended")
     tab.keyboard.press("Control+Shift+X")  # nothing runs there: no question

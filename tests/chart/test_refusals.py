@@ -11,13 +11,20 @@ import pytest
 
 from dozlab import values
 from dozlab.lib.errors import BadUsage
-from tests.chart.render import NEEDED, refusal, run, template
+from tests.chart.render import NEEDED, NODE, refusal, run, template
 
 MEMORY = (
     "firecracker.resources.limits.memory: {} is less than vm.memory (2048 MiB) and firecracker.overhead (704Mi)"
     " together: 2752Mi"
 )
 LABEL = "must be a DNS label: 1 to 40 of a-z, 0-9 and -, not first or last a -"
+
+REGISTRY = "not the address of an image in a registry (oci://HOST[:PORT]/NAME[:TAG]"
+VOLUME = "rootfs.imageVolume.reference:"
+USERINFO = (
+    "rootfs.imageUrl: a user or password in an address; put them into a Secret (rootfs.auth), or on one machine into the"
+    " file that IMAGE_AUTH_FILE names"
+)
 
 REFUSED = [
     ("codeServer.password=CHANGE-ME-INSECURE-PASSWORD", "codeServer.password: this is the original chart's placeholder; choose one"),
@@ -26,7 +33,19 @@ REFUSED = [
     ("rootfs.imageUrl=", "rootfs.imageUrl: not set; give the URL of a base image (--set rootfs.imageUrl=https://...)"),
     ("rootfs.imageUrl=null", "rootfs.imageUrl: not set; give the URL of a base image (--set rootfs.imageUrl=https://...)"),
     ("rootfs.imageUrl=https://example.com/dozlab-k8s.ext4", "rootfs.imageUrl: this is the original chart's placeholder; give the URL of a base image"),
-    ("rootfs.imageUrl=dozlab-vm", 'rootfs.imageUrl: must be a URL that starts with https://, http:// or file:// (got "dozlab-vm")'),
+    ("rootfs.imageUrl=dozlab-vm", 'rootfs.imageUrl: must be a URL that starts with https://, http://, oci:// or file:// (got "dozlab-vm")'),
+    ("rootfs.imageUrl=https://jane:secret@x.example/y", USERINFO),
+    ("rootfs.mirrors={https://x.example/y,oci://jane:secret@x.example/y}", USERINFO),
+    ("rootfs.imageUrl=oci://x.example", f'rootfs.imageUrl: {REGISTRY}; got "oci://x.example")'),
+    ("rootfs.mirrors={https://x.example/y,oci://x.example/Y}", f'rootfs.mirrors.1: {REGISTRY}; got "oci://x.example/Y")'),
+    ("rootfs.mirrors={lab}", r"- at '/rootfs/mirrors/0': 'lab' does not match pattern '^(https?|oci|file)://\\S+$'"),
+    ("rootfs.imageVolume.reference=a/b:1", f"{VOLUME} set beside rootfs.imageUrl or rootfs.mirrors; choose one"),
+    ("rootfs.imageUrl=,rootfs.imageVolume.reference=oci://a/b", f'{VOLUME} write it as a Pod names an image, without oci:// (got "oci://a/b")'),
+    ("rootfs.imageUrl=,rootfs.imageVolume.reference=a/b,rootfs.ca.configMap.name=c", f"{VOLUME} rootfs.auth and rootfs.ca are for rootfs.imageUrl; here the kubelet logs in, with imagePullSecrets"),
+    ("rootfs.ca.configMap.name=a,rootfs.ca.existingSecret.name=b", "rootfs.ca: a ConfigMap and a Secret; name one of them"),
+    ("terminal.tls.certFile=/a", "terminal.tls: certFile and keyFile belong together; set both, or none"),
+    ("terminal.tls.certFile=/a,terminal.tls.keyFile=/b,terminal.tls.existingSecret.name=c", "terminal.tls.existingSecret.name: set beside terminal.tls.certFile; choose one"),
+    ("terminal.tls.certFile=a,terminal.tls.keyFile=/b", r"- at '/terminal/tls/certFile': 'a' does not match pattern '^(/\\S+)?$'"),
     ("session.id=Not_A_Label", f'session.id: {LABEL} (got "Not_A_Label")'),
     (f"session.id={'a' * 41}", f'session.id: {LABEL} (got "{"a" * 41}")'),
     ("session.id=-a", f'session.id: {LABEL} (got "-a")'),
@@ -106,6 +125,21 @@ def test_refused_in_one_line(expression: str, line: str) -> None:
     assert refusal(*NEEDED, "--set", expression) == [line]
 
 
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("cache.images[0].url=https://jane:secret@x.example/y", "does not match pattern"),
+        (
+            "cache.ca.configMap.name=a,cache.ca.existingSecret.name=b",
+            "cache.ca: a ConfigMap and a Secret; name one of them",
+        ),
+    ],
+)
+def test_the_node_refuses_the_same(expression: str, words: str) -> None:
+    done = run("template", "x", str(NODE), "--set", f"cache.enabled=true,{expression}")
+    assert done.returncode and words in done.stderr
+
+
 def test_quoted_numbers_out_of_range() -> None:
     assert refusal(*NEEDED, "--set-string", "vm.cpuCount=33") == [
         'vm.cpuCount: must be a whole number from 1 to 32 (got "33")'
@@ -154,6 +188,9 @@ ONE_MACHINE: list[dict[str, Any]] = [
     {"terminal": {"basePath": "/a/b"}}, {"terminal": {"basePath": "a"}}, {"terminal": {"enabled": "yes please"}},
     {"terminal": {"allowedOrigins": ["https://a.b"]}}, {"terminal": {"allowedOrigins": ["a.b"]}},
     {"terminal": {"trustedProxies": ["10.0.0.0/8"]}}, {"terminal": {"trustedProxies": ["ingress.example"]}},
+    {"terminal": {"tls": {"certFile": "/a"}}}, {"terminal": {"tls": {"keyFile": "/a"}}},
+    {"terminal": {"tls": {"certFile": "/a", "keyFile": "/b"}}}, {"terminal": {"tls": {"certFile": "a", "keyFile": "b"}}},
+    {"rootfs": {"mirrors": ["oci://a.b/c"]}}, {"rootfs": {"mirrors": ["c"]}}, {"rootfs": {"mirrors": ["https://a@b/c"]}},
     {"ports": {"origin": "https://a.b"}}, {"ports": {"origin": "https://a.*.b"}}, {"ports": {"enabled": False}},
     {"terminal": {"allowedOrigins": ["https://a.b"]}, "ports": {"origin": "https://a.b"}},
     {"codeServer": {"password": "CHANGE-ME-INSECURE-PASSWORD"}}, {"codeServer": {"password": 12345}},

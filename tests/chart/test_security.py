@@ -140,6 +140,22 @@ def test_who_sees_what() -> None:
     assert mounts["code-server"]["/run/secrets/dozlab"]["readOnly"] is True
 
 
+def test_who_sees_what_is_secret() -> None:
+    """Login and certificates for the image: init-rootfs. The terminal's key: the terminal. None in an environment."""
+    found = objects("-f", str(EVERYTHING))
+    spec = kind(found, "Pod")["spec"]
+    seen = {
+        name: [item["name"] for item in spec["initContainers"] + spec["containers"] if name in str(item)]
+        for name in ("image-access", "terminal-tls", "registry-login", "own-ca")
+    }
+    assert seen == {
+        "image-access": ["init-rootfs"], "terminal-tls": ["terminal-sidecar"], "registry-login": [], "own-ca": [],
+    }  # fmt: skip
+    volumes = {item["name"]: item for item in spec["volumes"]}
+    assert volumes["terminal-tls"]["secret"]["defaultMode"] == 0o440
+    assert volumes["image-access"]["projected"]["defaultMode"] == 0o440
+
+
 def test_what_sessions_start_from_is_written_where_no_learner_has_been() -> None:
     """The VMM of a session cannot write snapshots; the container that can sees neither its disk nor its keys."""
     found = objects("-f", str(EVERYTHING))

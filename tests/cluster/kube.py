@@ -209,7 +209,7 @@ class Kube(Programs):
             yield found
         finally:
             process.terminate()
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
 
     def evidence(self, session: str) -> str:
         """Save everything about a session's Pod, and return its short form."""

@@ -21,7 +21,7 @@ def test_a_release_is_whole(published: Published) -> None:
     named = {line.split()[1] for line in (published.dist / "SHA256SUMS").read_text().splitlines()}
     assert named == {path.name for path in published.dist.iterdir()} - {"SHA256SUMS"}
     host, _, folder = published.registry.partition("/")
-    with urlopen(f"http://{host}/v2/_catalog", timeout=10) as answer:
+    with urlopen(f"http://{host}/v2/_catalog", timeout=60) as answer:
         images = {"dozlab", "dozlab-firecracker", "dozlab-code-server"}
         charts = {"charts/dozlab-session", "charts/dozlab-node"}
         assert set(json.load(answer)["repositories"]) >= {f"{folder}/{name}" for name in images | charts}
@@ -34,7 +34,7 @@ def test_the_node_offers_the_devices(kube: Kube, node_chart: Path) -> None:
         (node,) = kube.get("nodes")["items"]
         return bool(node["status"]["allocatable"].get(f"{DOMAIN}/tun") == "100")
 
-    until(offered, what=f"{DOMAIN}/tun", seconds=30)
+    until(offered, what=f"{DOMAIN}/tun", seconds=90)
 
 
 def test_the_images_are_on_the_node(kube: Kube, node_chart: Path, published: Published) -> None:
@@ -44,7 +44,7 @@ def test_the_images_are_on_the_node(kube: Kube, node_chart: Path, published: Pub
         wanted = ("dozlab", "dozlab-firecracker", "dozlab-code-server")
         return names >= {f"{published.registry}/{name}:{published.version}" for name in wanted}
 
-    until(pulled, what="the images in the node's status", seconds=30)
+    until(pulled, what="the images in the node's status", seconds=90)
 
 
 def test_the_base_image_is_on_the_node(node_chart: Path) -> None:

@@ -155,7 +155,7 @@ def test_rollback(kube: Kube, second: str) -> None:
     revision = int(kube.helm("history", second, "-o", "json").stdout.count('"revision"'))
     kube.kubectl("delete", "pod", pod(second), "--timeout=120s", timeout=150)
     kube.helm("rollback", second, "1")
-    until(lambda: kube.get("pod", pod(second)), what="the Pod of the first revision", seconds=30)
+    until(lambda: kube.get("pod", pod(second)), what="the Pod of the first revision", seconds=90)
     env = next(row for row in kube.get("pod", pod(second))["spec"]["containers"] if row["name"] == "firecracker-vm")[
         "env"
     ]

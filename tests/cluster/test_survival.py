@@ -45,7 +45,7 @@ def comes_back(kube: Kube, session: str, container: str, harm: Callable[[], obje
     """Do the harm; the container is started again and the Pod is Ready again."""
     before = restarts(kube, session, container)
     harm()
-    until(lambda: restarts(kube, session, container) > before, what=f"a restart of {container}", seconds=90)
+    until(lambda: restarts(kube, session, container) > before, what=f"a restart of {container}", seconds=180)
     kube.wait_ready(session, seconds=seconds)
 
 
@@ -86,7 +86,7 @@ def test_a_kubelet_that_starts_again_changes_nothing(kube: Kube, lab: str) -> No
     before = {name: restarts(kube, lab, name) for name in ("firecracker-vm", "terminal-sidecar", "code-server")}
     cluster.stop("kubelet")
     cluster.start("kubelet")
-    until(lambda: kube.guest(lab, "hostname", check=False).strip() == lab, what="kubelet's answer", seconds=60)
+    until(lambda: kube.guest(lab, "hostname", check=False).strip() == lab, what="kubelet's answer", seconds=150)
     until(lambda: kube.ready(lab), what="Ready", seconds=120)
     assert {name: restarts(kube, lab, name) for name in before} == before
 
@@ -98,7 +98,7 @@ def test_a_pod_whose_shim_dies_comes_back_on_its_disk(kube: Kube, lab: str) -> N
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         assert pid > 1, "no shim above the container"
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not kube.ready(lab), what="not Ready", seconds=90)
+    until(lambda: not kube.ready(lab), what="not Ready", seconds=180)
     kube.wait_ready(lab, seconds=400)
     assert kube.get("pod", pod(lab))["metadata"]["uid"] == uid
     assert kube.guest(lab, "cat /root/file").strip() == "kept"
@@ -114,9 +114,9 @@ def test_a_deleted_pod_ends_within_its_grace(kube: Kube, lab: str) -> None:
 
     assert mounts()
     begun = time.monotonic()
-    kube.kubectl("delete", "pod", pod(lab), timeout=grace + 60)
+    kube.kubectl("delete", "pod", pod(lab), timeout=grace + 120)
     assert time.monotonic() - begun < grace + 15
-    until(lambda: not mounts(), what="the end of its mounts", seconds=30)
+    until(lambda: not mounts(), what="the end of its mounts", seconds=180)
 
 
 def test_uninstall_leaves_no_object_and_no_process(kube: Kube, lab: str, second: str) -> None:

@@ -28,7 +28,7 @@ def said(kube: Kube, session: str, container: str, words: str) -> None:
 def test_no_such_image(kube: Kube, trouble: str) -> None:
     kube.install(trouble, rootfs__imageUrl=kube.image_url + "-missing")
     said(kube, trouble, "init-rootfs", "404")
-    until(lambda: kube.container(trouble, "init-rootfs").get("restartCount", 0) > 0, what="another try", seconds=60)
+    until(lambda: kube.container(trouble, "init-rootfs").get("restartCount", 0) > 0, what="another try", seconds=150)
 
 
 def test_a_wrong_checksum(kube: Kube, trouble: str) -> None:
@@ -68,7 +68,7 @@ def test_a_node_without_the_device_plugin(kube: Kube, trouble: str) -> None:
     kube.install(trouble, rootfs__imageUrl=kube.small_url, devices__tun__resource="example.org/none")
     until(
         lambda: "Insufficient example.org/none" in kube.kubectl("describe", "pod", pod(trouble)).stdout,
-        what="the scheduler's word", seconds=60,
+        what="the scheduler's word", seconds=150,
     )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_a_node_with_too_little_memory(kube: Kube, trouble: str) -> None:
     )  # fmt: skip
     until(
         lambda: "Insufficient memory" in kube.kubectl("describe", "pod", pod(trouble)).stdout,
-        what="the scheduler's word", seconds=60,
+        what="the scheduler's word", seconds=150,
     )  # fmt: skip
 
 

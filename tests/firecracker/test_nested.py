@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -25,12 +24,13 @@ from dozlab.images import kit as kits
 from dozlab.images.cmdline import cmdline
 from dozlab.images.store import Store
 from dozlab.lib import paths
+from tests.support import free_port
 
-pytestmark = [pytest.mark.firecracker, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.firecracker, pytest.mark.timeout(2400)]
 
 REPO = Path(__file__).resolve().parents[2]
 BOOT_DEADLINE = 240.0
-STEPS_DEADLINE = 600.0
+STEPS_DEADLINE = 900.0
 L1_ADDRESS, L1_GATEWAY = "10.9.0.2", "10.9.0.1"
 
 
@@ -83,9 +83,7 @@ class Outer:
         initrd.write_bytes(
             join_archives((kit / "initramfs.img").read_bytes(), (self._keys / "shared/identity.cpio").read_bytes())
         )
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
+        self.port = free_port()
         masks = [f"systemd.mask={unit}" for unit in ("docker.service", "docker.socket", "containerd.service")]
         words = cmdline(vmm="qemu", accel="tcg", vm_ip=L1_ADDRESS, gateway_ip=L1_GATEWAY, extra=masks)
         forward = f"tcp:127.0.0.1:{self.port}-{L1_ADDRESS}:22"

@@ -57,7 +57,7 @@ class Cluster(Programs):
 
     def wait_ready(self) -> None:
         """Wait until the session's HelmRelease is Ready at its newest generation."""
-        until(lambda: self.condition(*RELEASE).get("status") == "True", what="HelmRelease Ready", seconds=90)
+        until(lambda: self.condition(*RELEASE).get("status") == "True", what="HelmRelease Ready", seconds=180)
 
     def wait_refused(self, why: str) -> None:
         """Wait until an upgrade is refused for this reason.
@@ -70,7 +70,7 @@ class Cluster(Programs):
             released = self.condition(*RELEASE, "Released")
             return released.get("status") == "False" and why in released["message"]
 
-        until(refused, what=f"HelmRelease refused: {why}", seconds=90)
+        until(refused, what=f"HelmRelease refused: {why}", seconds=180)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_the_api_server_takes_everything_as_it_stands(controllers: Cluster, tmp_
 
 
 def test_a_release_becomes_a_pod(flux: Cluster) -> None:
-    until(lambda: flux.condition("ocirepository", "dozlab-session").get("status") == "True", what="chart", seconds=60)
+    until(lambda: flux.condition("ocirepository", "dozlab-session").get("status") == "True", what="chart", seconds=150)
     flux.wait_ready()
     pod = flux.object(*POD)
     assert pod["metadata"]["labels"]["session-id"] == "example"
@@ -194,14 +194,14 @@ def test_a_deleted_pod_comes_back(flux: Cluster) -> None:
     flux.kubectl("delete", "pod", POD[1], "-n", NAMESPACE)
     assert not flux.object(*POD)
     flux.reconcile()
-    until(lambda: bool(flux.object(*POD)), what="the Pod again", seconds=60)
+    until(lambda: bool(flux.object(*POD)), what="the Pod again", seconds=150)
     flux.wait_ready()
 
 
 def test_a_suspended_session_stays_as_it_is(flux: Cluster) -> None:
     before = flux.object(*POD)["metadata"]["uid"]
     flux.patch({"suspend": True, "values": {"labels": {"course": "other"}}})
-    until(lambda: "suspended" in run.log_tail("helm-controller"), what="the change seen", seconds=30)
+    until(lambda: "suspended" in run.log_tail("helm-controller"), what="the change seen", seconds=180)
     pod = flux.object(*POD)["metadata"]
     assert (pod["labels"]["course"], pod["uid"]) == ("docker-101", before)
     flux.patch({"suspend": False})
@@ -212,7 +212,7 @@ def test_a_suspended_session_stays_as_it_is(flux: Cluster) -> None:
 
 def test_deleting_the_release_deletes_the_session(flux: Cluster) -> None:
     flux.kubectl("delete", "helmrelease", "example", "-n", NAMESPACE, "--timeout=90s")
-    until(lambda: not flux.object(*POD), what="the end of the Pod", seconds=60)
+    until(lambda: not flux.object(*POD), what="the end of the Pod", seconds=150)
     assert not flux.object("service", "lab-service-example")
     assert flux.object("secret", "example-password")  # it was not the release's
 

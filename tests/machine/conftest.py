@@ -109,7 +109,7 @@ def nothing_left() -> Iterator[Inventory]:
 
 
 def left_since(before: Inventory) -> dict[str, list[str]]:
-    """Return what is here and was not before, once nothing is or 15 s have passed."""
+    """Return what is here and was not before, once nothing is or a minute has passed."""
     left: dict[str, list[str]] = {}
 
     def none() -> bool:
@@ -118,7 +118,7 @@ def left_since(before: Inventory) -> dict[str, list[str]]:
         return not left
 
     with contextlib.suppress(AssertionError):
-        until(none, what="nothing left behind", seconds=15)
+        until(none, what="nothing left behind", seconds=60)
     return left
 
 

@@ -9,6 +9,7 @@ from playwright.sync_api import BrowserContext, expect
 
 from tests.browsing import (
     SLOW,
+    at_prompt,
     chromium,
     open_editor,
     open_terminal,
@@ -34,9 +35,10 @@ def url(dozlab: Dozlab, session: str, what: str) -> str:
 
 def test_the_terminal_runs_docker_and_comes_back_to_top(context: BrowserContext, dozlab: Dozlab, lab: str) -> None:
     page = open_terminal(context, url(dozlab, lab, "terminal"), "lab-pass-word")
-    screen_has(page, "root@lab")
+    at_prompt(page, "root@lab:~#")
     type_line(page, "docker run --rm hello-world")
     screen_has(page, "Hello from Docker")
+    at_prompt(page, "root@lab:~#")
     page.screenshot(path=EVIDENCE / "machine-terminal-docker.png")
     type_line(page, "clear; top")
     screen_has(page, "load average")
@@ -46,7 +48,7 @@ def test_the_terminal_runs_docker_and_comes_back_to_top(context: BrowserContext,
     screen_has(page, "PID USER")
     page.screenshot(path=EVIDENCE / "machine-terminal-top.png")
     page.keyboard.press("q")
-    screen_has(page, "root@lab:~#")  # top throws away what is typed before it has ended
+    at_prompt(page, "root@lab:~#")
     type_line(page, "echo same-$((1+1))")
     screen_has(page, "same-2")
     page.close()

@@ -198,7 +198,7 @@ def test_no_right_on_the_tun_device(user_dozlab: Dozlab) -> None:
 def _started(dozlab: Dozlab, name: str) -> dict[str, int]:
     """Start a session, wait for its VMM and return the host's pids by role."""
     dozlab.run("up", name, *QUICK, "--no-wait")
-    until(lambda: "vmm" in _done(dozlab, name), what="the VMM", seconds=60)
+    until(lambda: "vmm" in _done(dozlab, name), what="the VMM", seconds=120)
     return _pids(dozlab, name)
 
 
@@ -214,7 +214,10 @@ def _pids(dozlab: Dozlab, name: str) -> dict[str, int]:
     with open(f"/proc/{supervisor}/stat") as file:
         found["pasta"] = int(file.read().rpartition(")")[2].split()[1])
     for pid in _descendants(supervisor):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):  # ended while we looked
+            continue
         if b"qemu-system" in words.split(b"\0")[0]:
             found["qemu"] = pid
         elif b"dozlab.firecracker_vm" in words:
@@ -241,7 +244,7 @@ def test_kill_9(dozlab: Dozlab, role: str, state: str, reason: str) -> None:
     )
     status = dozlab.json("status", "victim")
     assert re.search(reason, status["reason"]), status["reason"]
-    until(lambda: not [pid for pid in pids.values() if os.path.exists(f"/proc/{pid}")], what="every end", seconds=20)
+    until(lambda: not [pid for pid in pids.values() if os.path.exists(f"/proc/{pid}")], what="every end", seconds=60)
     dozlab.run("down", "victim")
 
 
@@ -263,9 +266,10 @@ def test_ctrl_c_at_every_stage(dozlab: Dozlab, stage: str) -> None:
         line = process.stdout.readline()
         assert line, "up ended by itself"
     if not stage:
-        time.sleep(0.3)
+        folder = dozlab.state / "dozlab/sessions/brief"
+        until(folder.exists, what="the first sign of the session", seconds=60)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     assert "brief" not in dozlab.run("ls").stdout
 

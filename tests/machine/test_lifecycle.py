@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from dozlab.images.store import Store
 from tests.machine.conftest import IMAGE, NO_EDITOR, PREPARED, SMALL
 from tests.support import Dozlab, Inventory, until
 
@@ -14,6 +16,10 @@ def test_reboot_poweroff_restart_and_orderly_stop(quick: Dozlab, clean: Inventor
     """One session through its whole life, from a snapshot, since each boot costs half a minute under emulation."""
     quick.run("up", "life", *PREPARED, *NO_EDITOR, "--no-docker-wait", timeout=420)
     host_key = quick.ssh("life", "echo kept > /root/file; cat /etc/ssh/ssh_host_ed25519_key.pub /etc/machine-id")
+
+    # Nobody takes its base away, not even who sees no session's files: the machine itself has it open.
+    store = Store(Path(quick.env["XDG_CACHE_HOME"]) / "dozlab/store")
+    assert store.remove(store.inspect(IMAGE).digest, lambda digest: "") == "a session that has it open"
 
     # A learner's reboot brings the machine back, on the same disk.
     quick.ssh("life", "nohup reboot >/dev/null 2>&1 &", check=False)
@@ -34,8 +40,11 @@ def test_reboot_poweroff_restart_and_orderly_stop(quick: Dozlab, clean: Inventor
     assert other.returncode == 1
     assert "base" in other.stderr and "life" in other.stderr
 
-    # Started again, it has its file, its host key and its machine-id.
-    quick.run("up", "life", "--image", IMAGE, "--no-docker-wait", timeout=420)
+    # Started again, it has its file, its host key and its machine-id, and the larger disk that was asked for.
+    quick.run("up", "life", "--image", IMAGE, "--no-docker-wait", "--set", "rootfs.diskSize=3G", timeout=420)
+    assert int(quick.ssh("life", "df -B1 --output=size / | tail -1")) > 2.8 * 2**30
+    told = next(row for row in quick.json("status", "life")["stages"] if row["stage"] == "rootfs")["detail"]
+    assert "session disk grown: 3.0 GiB, " in told and "free for changes" in told
     assert quick.ssh("life", "cat /etc/ssh/ssh_host_ed25519_key.pub /etc/machine-id") == host_key
     assert quick.ssh("life", "cat /root/file").strip() == "kept"
 

@@ -18,7 +18,7 @@ from tests.support import Dozlab, until
 
 def http(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -144,8 +144,8 @@ def test_the_guest_reaches_neither_the_host_nor_the_namespace(dozlab: Dozlab, la
         assert len(own) >= 3
         closed = [f"{address}/{target}" for address in own for target in (port, 8080, 8081, 2222)]
         workspace = f"{gateway}/5540"  # open, so that the others could be
-        probe = "(timeout 5 bash -c 'exec 3<>/dev/tcp/{0}' 2>/dev/null && echo {0}) &"
-        script = " ".join(probe.format(target) for target in (workspace, *closed))
+        probe = "(timeout {1} bash -c 'exec 3<>/dev/tcp/{0}' 2>/dev/null && echo {0}) &"
+        script = " ".join([probe.format(workspace, 90), *(probe.format(target, 5) for target in closed)])
         assert dozlab.ssh(lab, f"{script} wait").split() == [workspace]
         server.shutdown()
 

@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from dozlab import values
-from dozlab.chart_values import ChartValues, Firecracker, HttpProbe
+from dozlab.chart_values import ChartValues
+from dozlab.chart_values.containers import Firecracker, HttpProbe
 from dozlab.lib.errors import BadUsage
 from tests.unit.docs.markdown import REPOSITORY
 

@@ -136,13 +136,16 @@ requests:
 {{- $found | toJson -}}
 {{- end -}}
 
-{{/* One probe: (list probe port). With a path it is HTTP, without it TCP. */}}
+{{/* One probe: (list probe port scheme). With a path it is HTTP or HTTPS, without it TCP. */}}
 {{- define "dozlab.probe" -}}
 {{- $probe := index . 0 -}}
 {{- if hasKey $probe "path" }}
 httpGet:
   path: {{ $probe.path | quote }}
   port: {{ index . 1 }}
+  {{- if eq (index . 2) "HTTPS" }}
+  scheme: HTTPS
+  {{- end }}
 {{- else }}
 tcpSocket:
   port: {{ index . 1 }}
@@ -153,23 +156,42 @@ timeoutSeconds: {{ int $probe.timeoutSeconds }}
 failureThreshold: {{ int $probe.failureThreshold }}
 {{- end -}}
 
-{{/* The three probes of a container: (list container port). */}}
+{{/* The three probes of a container: (list container port), and HTTPS where it speaks TLS. */}}
 {{- define "dozlab.probes" -}}
-{{- $port := index . 1 -}}
+{{- $port := index . 1 -}}{{- $scheme := rest (rest .) | first | default "HTTP" -}}
 {{- with index . 0 }}
 {{- if .startupProbe.enabled }}
 startupProbe:
-  {{- include "dozlab.probe" (list .startupProbe $port) | trim | nindent 2 }}
+  {{- include "dozlab.probe" (list .startupProbe $port $scheme) | trim | nindent 2 }}
 {{- end }}
 {{- if .readinessProbe.enabled }}
 readinessProbe:
-  {{- include "dozlab.probe" (list .readinessProbe $port) | trim | nindent 2 }}
+  {{- include "dozlab.probe" (list .readinessProbe $port $scheme) | trim | nindent 2 }}
 {{- end }}
 {{- if .livenessProbe.enabled }}
 livenessProbe:
-  {{- include "dozlab.probe" (list .livenessProbe $port) | trim | nindent 2 }}
+  {{- include "dozlab.probe" (list .livenessProbe $port $scheme) | trim | nindent 2 }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* What the terminal and its proxy to web servers in the guest speak. */}}
+{{- define "dozlab.terminalScheme" -}}
+{{- with .Values.terminal.tls -}}{{ ternary "https" "http" (or (ne .existingSecret.name "") (ne .certFile "")) }}{{- end -}}
+{{- end -}}
+
+{{/* Where init-rootfs finds the base image: the mounted one, else the addresses in the order of trying. */}}
+{{- define "dozlab.imageAddresses" -}}
+{{- with .Values.rootfs -}}
+{{- if .imageVolume.reference -}}file:///image/image.ext4.zst
+{{- else -}}{{ prepend .mirrors .imageUrl | join " " }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether init-rootfs gets certificates of the user's. */}}
+{{- define "dozlab.ownCa" -}}
+{{- with .Values.rootfs.ca -}}{{- if or .existingSecret.name .configMap.name -}}yes{{- end -}}{{- end -}}
 {{- end -}}
 
 {{/* Source of a volume: (list $ claim-suffix volume). */}}
@@ -205,7 +227,8 @@ emptyDir:
 {{- end -}}
 {{- end -}}
 {{- if $origins -}}
-{{- $origins = concat $origins (list "http://localhost:8081" "http://127.0.0.1:8081") -}}
+{{- $scheme := include "dozlab.terminalScheme" . -}}
+{{- $origins = concat $origins (list (printf "%s://localhost:8081" $scheme) (printf "%s://127.0.0.1:8081" $scheme)) -}}
 {{- end -}}
 {{- end -}}
 {{- join "," $origins -}}

@@ -19,12 +19,46 @@ where one machine checks the same; types, unknown names and ranges are the schem
 session.id: must be a DNS label: 1 to 40 of a-z, 0-9 and -, not first or last a - (got {{ $id | quote }})
 {{- end -}}
 
-{{- if not $v.rootfs.imageUrl }}
+{{- $mounted := $v.rootfs.imageVolume.reference -}}
+{{- if $mounted -}}
+{{- if or $v.rootfs.imageUrl $v.rootfs.mirrors }}
+rootfs.imageVolume.reference: set beside rootfs.imageUrl or rootfs.mirrors; choose one
+{{- end -}}
+{{- if contains "://" $mounted }}
+rootfs.imageVolume.reference: write it as a Pod names an image, without oci:// (got {{ $mounted | quote }})
+{{- end -}}
+{{- if semverCompare "<1.35.0-0" $.Capabilities.KubeVersion.Version }}
+rootfs.imageVolume.reference: image volumes need Kubernetes 1.35 or newer, this is {{ $.Capabilities.KubeVersion.Version }}; rootfs.imageUrl takes the same image as oci://...
+{{- end -}}
+{{- if or $v.rootfs.auth.existingSecret.name (include "dozlab.ownCa" .) }}
+rootfs.imageVolume.reference: rootfs.auth and rootfs.ca are for rootfs.imageUrl; here the kubelet logs in, with imagePullSecrets
+{{- end -}}
+{{- else if not $v.rootfs.imageUrl }}
 rootfs.imageUrl: not set; give the URL of a base image (--set rootfs.imageUrl=https://...)
-{{- else if not (regexMatch "^(https?|file)://\\S+$" $v.rootfs.imageUrl) }}
-rootfs.imageUrl: must be a URL that starts with https://, http:// or file:// (got {{ $v.rootfs.imageUrl | quote }})
+{{- else if regexMatch "://[^/\\s]*@" (include "dozlab.imageAddresses" .) }}
+rootfs.imageUrl: a user or password in an address; put them into a Secret (rootfs.auth), or on one machine into the file that IMAGE_AUTH_FILE names
+{{- else if not (regexMatch "^(https?|oci|file)://\\S+$" $v.rootfs.imageUrl) }}
+rootfs.imageUrl: must be a URL that starts with https://, http://, oci:// or file:// (got {{ $v.rootfs.imageUrl | quote }})
 {{- else if eq $v.rootfs.imageUrl "https://example.com/dozlab-k8s.ext4" }}
 rootfs.imageUrl: this is the original chart's placeholder; give the URL of a base image
+{{- end -}}
+
+{{- range $at, $url := prepend $v.rootfs.mirrors ($v.rootfs.imageUrl | default "") -}}
+{{- if and (hasPrefix "oci://" $url) (not (contains "@" (splitList "/" $url | rest | rest | first))) (not (regexMatch "^oci://([A-Za-z0-9.-]+|\\[[0-9a-fA-F:]+\\])(:[0-9]+)?/[a-z0-9]+((\\.|_|__|-+|/)[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$" $url)) }}
+rootfs.{{ if $at }}mirrors.{{ sub $at 1 }}{{ else }}imageUrl{{ end }}: not the address of an image in a registry (oci://HOST[:PORT]/NAME[:TAG]; got {{ $url | quote }})
+{{- end -}}
+{{- end -}}
+{{- with $v.rootfs.ca -}}
+{{- if and .configMap.name .existingSecret.name }}
+rootfs.ca: a ConfigMap and a Secret; name one of them
+{{- end -}}
+{{- end -}}
+{{- with $v.terminal.tls -}}
+{{- if ne (empty .certFile) (empty .keyFile) }}
+terminal.tls: certFile and keyFile belong together; set both, or none
+{{- else if and .existingSecret.name .certFile }}
+terminal.tls.existingSecret.name: set beside terminal.tls.certFile; choose one
+{{- end -}}
 {{- end -}}
 
 {{- $password := include "dozlab.text" $v.codeServer.password -}}

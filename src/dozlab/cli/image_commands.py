@@ -1,4 +1,4 @@
-"""`dozlab image`: build, prepare, list, inspect, verify and remove base images; `image_transport.py` moves them."""
+"""`dozlab image`: prepare, list, inspect, verify and remove base images; the modules beside make and move them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dozlab.cli import image_transport, output
+from dozlab.cli import image_authoring, image_import, image_transport, output
 from dozlab.cli.session_commands import as_json, read_values, same_machine, values_files, values_set
 from dozlab.lib import paths
 from dozlab.lib.errors import DozlabError
@@ -21,29 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def image() -> None:
-    """Base images: build from a recipe, prepare for a quick start, fetch and send, list, check, remove."""
-
-
-@image.command()
-@click.argument("name")
-@click.option("--again", is_flag=True, help="Build even though nothing of the recipe has changed.")
-def build(name: str, again: bool) -> None:
-    """Build an image from a recipe: a name below rootfs/, or a folder with a recipe.toml. `kit` builds the boot kit."""
-    begun = time.monotonic()
-    cache = paths.cache()
-    if name == "kit":
-        from dozlab.images import kit
-
-        click.echo(kit.ensure(cache / "kit", progress=output.say))
-        return
-    from dozlab.images import build as builder
-    from dozlab.images.store import Store
-
-    manifest = builder.build(name, store=Store(cache / "store"), progress=output.say, again=again)
-    click.echo(
-        f"{manifest.name} sha256:{manifest.digest[:12]} {format_size(manifest.size)},"
-        f" {len(manifest.packages)} packages, in {format_seconds(time.monotonic() - begun)}"
-    )
+    """Base images: build from a recipe, test, prepare for a quick start, fetch and send, list, check, remove."""
 
 
 @image.command()
@@ -140,6 +118,10 @@ def inspect(reference: str, form: str) -> None:
     click.echo(f"size      {format_size(found.size)}")
     click.echo(f"file      {store.path(found.digest)}")
     click.echo(f"packages  {len(found.packages)} (-o json lists them)")
+    for part in found.parts:
+        click.echo(f"part      {part.name} at {part.to}, {part.url or f'made by: {part.by}'}")
+    if found.cpus or found.memory:
+        click.echo(f"machine   {found.cpus or 'any'} vCPUs, {found.memory or 'any'} MiB, unless told otherwise")
 
 
 @image.command()
@@ -245,6 +227,6 @@ def verify(references: tuple[str, ...], full: bool) -> None:
         )
 
 
-for each in image_transport.COMMANDS:
+for each in (*image_authoring.COMMANDS, *image_import.COMMANDS, *image_transport.COMMANDS):
     image.add_command(each)
 COMMANDS: list[click.Command] = [image]

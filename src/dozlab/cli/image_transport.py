@@ -24,16 +24,20 @@ ca_file = click.option(
     "--ca-file", type=click.Path(path_type=Path), envvar="IMAGE_CA_FILE",
     help="Certificates believed beside the system's.",
 )  # fmt: skip
+level_option = click.option(
+    "--level", type=click.IntRange(1, 19), default=9, show_default=True, help="zstd's level."
+)  # fmt: skip
 
 
 @click.command()
 @click.argument("reference", metavar="NAME|DIGEST")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--level", type=click.IntRange(1, 19), default=9, show_default=True, help="zstd's level.")
+@level_option
 def export(reference: str, file: Path, level: int) -> None:
     """Write an image as FILE (NAME.ext4.zst) and its manifest beside it (NAME.json), to be served by any web server.
 
-    With the manifest it is fetched in parts, several at once; without, FILE is what any zstd unpacks.
+    With the manifest it is fetched in parts, several at once; without, FILE is what any zstd unpacks. What it holds is
+    listed in NAME.spdx.json (SPDX 2.3).
     """
     from dozlab.images import export as exporter
     from dozlab.images.store import Store
@@ -49,10 +53,14 @@ def export(reference: str, file: Path, level: int) -> None:
 @click.command()
 @click.argument("reference", metavar="NAME|DIGEST")
 @click.argument("url", metavar="oci://HOST/NAME:TAG")
+@level_option
 @auth_file
 @ca_file
-def push(reference: str, url: str, auth_file: Path | None, ca_file: Path | None) -> None:
-    """Push an image to a registry, as an artifact that `dozlab up --image oci://...` and `dozlab image pull` take."""
+def push(reference: str, url: str, level: int, auth_file: Path | None, ca_file: Path | None) -> None:
+    """Push an image to a registry, for `dozlab up --image oci://...`, `dozlab image pull`, and Pods.
+
+    There it is a container image of two files: a Pod can fetch it or mount it (rootfs.imageVolume of the chart).
+    """
     from dozlab.images import export as exporter
     from dozlab.images.store import Store
     from dozlab.init_rootfs import oci
@@ -68,7 +76,7 @@ def push(reference: str, url: str, auth_file: Path | None, ca_file: Path | None)
             store = Store(paths.cache() / "store")
             name = store.inspect(reference).name or "image"
             packed = Path(folder) / f"{name}.ext4.zst"
-            made, _ = exporter.export(store, reference, packed, progress=_Packing())
+            made, _ = exporter.export(store, reference, packed, level=level, progress=_Packing())
             digest = oci.push(client, packed, made, url)
     finally:
         client.close()

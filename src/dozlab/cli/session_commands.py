@@ -194,7 +194,7 @@ def _print_access(layout: Layout, took: float, *, waited: bool) -> None:
     facts = state.Facts.load(layout.facts)
     assert facts is not None
     values = operations.values_of(layout)
-    where = state.urls(facts, values.terminal.base_path)
+    where = state.urls(facts, values.terminal.base_path, tls=values.terminal.tls.served)
     if waited:
         click.echo(f"\n{layout.id} is ready after {format_seconds(took)}.")
     else:

@@ -39,7 +39,7 @@ def share(session_id: str, role: str, name: str, expires: str, url: str, listed:
         if not url and terminal.allowed_origins:
             url = terminal.allowed_origins[0] + terminal.base_path
         elif not url:
-            where = state.urls(facts, terminal.base_path) if facts else {}
+            where = state.urls(facts, terminal.base_path, tls=terminal.tls.served) if facts else {}
             url = operations.address(session_id, where, "terminal")
         click.echo(links.share(layout.shared, url, role=role, name=name, seconds=seconds))
 

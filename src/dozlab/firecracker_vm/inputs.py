@@ -12,7 +12,7 @@ from dozlab.firecracker_vm.machine import Accel, Drive, VmmName
 from dozlab.firecracker_vm.settings import Settings
 from dozlab.images.cmdline import cmdline
 from dozlab.lib.errors import DozlabError
-from dozlab.lib.files import read_json, write_atomic
+from dozlab.lib.files import hold, read_json, write_atomic
 
 _BZIMAGE = slice(0x202, 0x206)  # "HdrS": Linux Documentation/arch/x86/boot.rst
 _KIT_HINT = "run: dozlab image build kit (or set KIT_DIR)"
@@ -42,6 +42,18 @@ def collect(settings: Settings, vmm: VmmName, *, extra: bytes = b"") -> Inputs:
     initrd = make_initrd(settings, extra)
     drives = (Drive("vda", base, True), Drive("vdb", kit, True), Drive("vdc", disk, False))
     return Inputs(kernel, initrd, drives)
+
+
+def hold_base(files: Inputs) -> int:
+    """Keep the base image in its store; return the descriptor that does so until it is closed.
+
+    :raises DozlabError: when somebody has removed it just now
+    """
+    base = files.drives[0].path
+    fd = hold(base)
+    if fd is None:
+        raise DozlabError(f"base image {base} is missing", hint="run init-rootfs first")
+    return fd
 
 
 def words(settings: Settings, vmm: VmmName, accel: Accel, *, workspace_port: int) -> str:

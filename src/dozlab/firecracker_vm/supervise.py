@@ -78,6 +78,8 @@ class Supervisor:
         self._stage: Stage = "vmm"
         self._prepared = self.machine.prepared
         self._lacks: set[Stage] = set()
+        self._base = -1
+        """Held from the first boot to our end, so that nobody removes the base from the store meanwhile."""
         verbs = Verbs(self.machine, self.console, self.request_stop)
         self._control = ControlServer(settings.shared / "vm.sock", verbs.table())
 
@@ -122,6 +124,8 @@ class Supervisor:
             await self.machine.relay.close()
             await self._control.close()
             self.console.close()
+            if self._base >= 0:
+                os.close(self._base)
 
     def _failed(self, reason: str, *, logged: bool = True) -> int:
         self.life.state, self.life.reason = "failed", reason
@@ -139,6 +143,8 @@ class Supervisor:
         await network.wait_set_up(settings.shared, settings.tap, settings.network_wait)
         network.check_tap(settings.tap)
         files = inputs.collect(settings, self.decision.vmm, extra=self._prepared.archive())
+        if self._base < 0:
+            self._base = inputs.hold_base(files)
         port = 0 if settings.snapshot_out else settings.workspace_port
         words = inputs.words(settings, self.decision.vmm, accel, workspace_port=port)
         mac = network.guest_mac(settings.shared)

@@ -9,48 +9,34 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
-from dozlab.images import overlay
-from dozlab.images.recipe import Recipe, load
+from dozlab.images import collect, logged, overlay, packages
+from dozlab.images.recipe import Recipe, find, load
 from dozlab.images.store import Manifest, Store, sha256_file
 from dozlab.lib import debs, paths
-from dozlab.lib.errors import BadUsage, DozlabError
-from dozlab.lib.files import locked
-from dozlab.lib.proc import die_with_parent, need, run
+from dozlab.lib.errors import DozlabError
+from dozlab.lib.proc import need, run
 from dozlab.lib.units import MIB, format_seconds, format_size
 
 EPOCH = "1754697600"  # 2025-08-09, the release of Debian 13: time stamps do not differ between builds
 UUID = "d021ab00-ba5e-4000-8000-000000000001"
 BUILD_TIMEOUT = 1800.0
+FORMAT = 1
+"""Counts up when the same recipe is to give another image."""
+_TOLD = ("running apt-get update", "downloading packages", "extracting", "installing", "check: ")
 _ROOM = 4096 * MIB  # what a build needs at most: packages, the unpacked system and the image
 
 Progress = Callable[[str], None]
 log = logging.getLogger(__name__)
-
-
-def recipes_dir() -> Path:
-    """Return the folder of recipes: `$DOZLAB_ROOTFS`, else `rootfs/` of the checkout."""
-    return Path(os.environ.get("DOZLAB_ROOTFS", "") or Path(__file__).resolve().parents[3] / "rootfs")
-
-
-def find(name_or_dir: str | Path) -> Path:
-    """Return the folder of a recipe by name or by path.
-
-    :raises BadUsage: naming the recipes there are
-    """
-    for folder in (recipes_dir() / name_or_dir, Path(name_or_dir)):
-        if (folder / "recipe.toml").is_file():
-            return folder
-    known = ", ".join(sorted(path.parent.name for path in recipes_dir().glob("*/recipe.toml"))) or "none"
-    raise BadUsage(f"no recipe {name_or_dir} (there are: {known})")
 
 
 def build(
@@ -60,36 +46,44 @@ def build(
     progress: Progress = log.info,
     cache: Path | None = None,
     again: bool = False,
+    network: bool = True,
 ) -> Manifest:
     """Build a base image and put it into the store under the recipe's name; return its manifest.
 
     An image that was built from the very same recipe is taken as it is, unless `again`.
 
-    :param progress: called with one line per step
-    :param cache: folder for downloaded packages (default `~/.cache/dozlab/debs/<suite>`)
+    :param progress: called with a line per step, and now and then within a long one
+    :param cache: folder for what is downloaded (default `~/.cache/dozlab`)
+    :param network: False: only with what is in the cache
     :raises BadUsage: for a faulty recipe
-    :raises DozlabError: when a program is missing, the network or the disk fails, or the image is too large
+    :raises DozlabError: when a program is missing, the network or the disk fails, a check fails, the image is too
+        large, or (a line each) files are not in the cache
     """
-    folder = find(name_or_dir)
-    recipe, identity = load(folder), recipe_id(folder)
+    recipe = load(find(name_or_dir))
+    identity = recipe_id(recipe)
     there = store.by_name(recipe.name)
     if there and there.recipe == identity and not again:
         progress(f"{recipe.name}: already built from this recipe (--again builds it anew, with newer packages)")
         return there
     cache = cache or paths.cache()
-    for program, package in (("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs"), ("tar", "tar")):
-        need(program, package)
-    if os.geteuid() != 0:
-        need("newuidmap", "uidmap")
-        need("unshare", "util-linux")
+    _need_programs()
+    if not network and (missing := [*collect.missing(recipe, cache), *packages.missing(recipe, cache)]):
+        lines = "\n".join(f"{recipe.name}: {line}" for line in missing)
+        raise DozlabError(lines, hint="build it once with a network")
     started = time.monotonic()
-    archives = cache / "debs" / recipe.suite
-    archives.mkdir(parents=True, exist_ok=True)
-    with locked(archives / "dozlab.lock"), _work_folder(cache) as work, store.begin() as image:
-        progress(f"{recipe.name}: Debian {recipe.suite}, {len(recipe.packages)} packages and what they need")
-        tree, packages = _bootstrap(recipe, work, archives)
-        progress(f"{recipe.name}: {len(packages)} packages installed ({format_seconds(time.monotonic() - started)})")
-        _make_image(recipe, tree, image)
+    steps = _Steps(recipe, progress)
+    with _work_folder(cache) as work, store.begin() as image:
+        if steps.collects:
+            steps.next("downloads and generated files")
+        extra = work / "extra.tar"
+        found = collect.collect(recipe, cache, work, progress=progress, network=network)
+        with extra.open("wb") as out:
+            overlay.write_tar(out, recipe, found.pieces, found.containers)
+        steps.next(f"Debian {recipe.suite}, {len(recipe.packages)} packages and what they need")
+        tree, installed = _bootstrap(recipe, work, cache, extra, progress, network=network)
+        extra.unlink()
+        steps.next(f"file system of {len(installed)} packages")
+        image_from_tree(tree, image, label=recipe.name, headroom=recipe.headroom)
         size = image.stat().st_size
         if size > recipe.size_limit:
             limit = format_size(recipe.size_limit)
@@ -97,36 +91,79 @@ def build(
                 f"{recipe.name} came out at {format_size(size)}, over its size_limit of {limit}",
                 hint="take packages out of the recipe or raise the limit",
             )
-        progress(f"{recipe.name}: file system of {format_size(size)}")
-        manifest = store.commit(image, sha256_file(image), name=recipe.name, packages=packages, recipe=identity)
+        steps.next(f"digest of {format_size(size)}")
+        manifest = store.commit(
+            image, sha256_file(image), name=recipe.name, packages=installed, recipe=identity, kernel=recipe.modules,
+            cpus=recipe.cpus, memory=recipe.memory, parts=tuple(found.parts),
+        )  # fmt: skip
     progress(f"{recipe.name}: sha256 {manifest.digest} ({format_seconds(time.monotonic() - started)})")
     return manifest
 
 
-def recipe_id(folder: Path) -> str:
-    """Return a digest over a recipe: every file of its folder, and our own code that turns it into an image."""
-    digest = hashlib.sha256()
-    ours = Path(__file__).parent
-    code = [ours / name for name in ("build.py", "hello.py", "overlay.py", "recipe.py")]
-    for root, files in (
-        (folder, sorted(folder.rglob("*"))),
-        (ours, [*code, *sorted((ours / "buildfiles").rglob("*"))]),
-    ):
-        for path in files:
-            if path.is_file() and "__pycache__" not in path.parts:
-                data = path.read_bytes()
-                digest.update(f"{path.relative_to(root)}\0{os.access(path, os.X_OK)}\0{len(data)}\0".encode() + data)
+def recipe_id(recipe: Recipe) -> str:
+    """Return a digest over all of a recipe that makes an image what it is, with the recipes that it extends.
+
+    Boot checks are not in it: they change no image.
+
+    :raises DozlabError: when the `key` of a `[[generate]]` cannot be had, or a file cannot be read
+    """
+    nowhere = Path("/")
+    told = {
+        "format": FORMAT,
+        "bootstrap": mmdebstrap_argv(
+            recipe, mirror="", keyring=nowhere, target=nowhere, root=True, archives=nowhere, extra=nowhere,
+            packages_out=nowhere, lists=nowhere, apt_options={}, lean=overlay.lean_patterns() if recipe.lean else [],
+        ),
+        "image": [recipe.size_limit, recipe.headroom, mke2fs_argv(nowhere, nowhere, 0, label=recipe.name)[1:]],
+        "downloads": [asdict(each) for each in recipe.downloads],
+        "generate": [[each.name, each.run, each.always, collect.key(each)] for each in recipe.generate],
+        "containers": recipe.containers,
+        "machine": [recipe.cpus, recipe.memory, recipe.modules],
+    }  # fmt: skip
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    overlay.write_tar(_Hashing(digest), recipe, containers=collect.own_containers(recipe))
     return digest.hexdigest()
+
+
+class _Hashing:
+    """A file that is only hashed."""
+
+    def __init__(self, digest: hashlib._Hash) -> None:
+        self._digest = digest
+
+    def write(self, data: bytes) -> None:
+        self._digest.update(data)
+
+
+class _Steps:
+    """Says which step of how many begins."""
+
+    def __init__(self, recipe: Recipe, progress: Progress) -> None:
+        self.collects = bool(recipe.downloads or any(each.always for each in recipe.generate))
+        self._recipe, self._progress, self._at = recipe, progress, 0
+
+    def next(self, text: str) -> None:
+        self._at += 1
+        self._progress(f"{self._recipe.name}: {self._at}/{3 + self.collects} {text}")
+
+
+def _need_programs() -> None:
+    for program, package in (("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs"), ("tar", "tar")):
+        need(program, package)
+    need("unshare", "util-linux")
+    if os.geteuid() != 0:
+        need("newuidmap", "uidmap")
 
 
 def mmdebstrap_argv(
     recipe: Recipe, *, mirror: str, keyring: Path, target: Path, root: bool, archives: Path, extra: Path,
-    packages_out: Path, apt_options: dict[str, str], lean: list[str],
+    packages_out: Path, lists: Path, apt_options: dict[str, str], lean: list[str], network: bool = True,
 ) -> list[str]:  # fmt: skip
     """Return mmdebstrap's command line. Pure.
 
     :param extra: tar laid over the system (`overlay.build_tar`), holding `/.dozlab-build/customize`
     :param packages_out: host file for the list of installed packages
+    :param lists: folder for apt's package lists, to be taken from there without a network
     """
     argv = [
         "mmdebstrap",
@@ -135,7 +172,8 @@ def mmdebstrap_argv(
         "--variant=important" if not recipe.lean else "--variant=apt",
         f"--include={','.join(recipe.packages)}",
         f"--keyring={keyring}",
-        "--skip=essential/unlink",  # keep the downloaded packages until they are copied out
+        # Keep the downloaded packages until they are copied out.
+        f"--skip=essential/unlink{'' if network else ',update'}",
         '--aptopt=APT::Install-Recommends "false"',
         '--aptopt=Acquire::Languages "none"',
         '--aptopt=Acquire::Retries "3"',
@@ -144,18 +182,27 @@ def mmdebstrap_argv(
     if lean:
         argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in lean]
         argv += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"]
+    argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.exclude]
     argv += [
         '--setup-hook=mkdir -p "$1"/var/cache/apt/archives',
         f"--setup-hook=sync-in {archives} /var/cache/apt/archives",
         f"--customize-hook=sync-out /var/cache/apt/archives {archives}",
+        *_lists_hooks(lists, network),
         f"--customize-hook=tar-in {extra} /",
         '--customize-hook=chroot "$1" /.dozlab-build/customize',
         f"--customize-hook=download /.dozlab-build/packages {packages_out}",
+        '--customize-hook=unshare --net -- chroot "$1" /.dozlab-build/check',
         '--customize-hook=rm -rf "$1"/.dozlab-build',
     ]
     # A mirror that is old enough to have expired is still a signed one; the signature stays checked.
     source = f"deb {mirror} {recipe.suite} main"
     return [*argv, recipe.suite, str(target), source]
+
+
+def _lists_hooks(lists: Path, network: bool) -> list[str]:
+    if network:
+        return [f"--customize-hook=sync-out /var/lib/apt/lists {lists}"]
+    return ['--setup-hook=mkdir -p "$1"/var/lib/apt/lists', f"--setup-hook=sync-in {lists} /var/lib/apt/lists"]
 
 
 def mke2fs_argv(tree: Path, image: Path, blocks: int, *, label: str) -> list[str]:
@@ -185,73 +232,82 @@ def parse_packages(text: str) -> dict[str, str]:
     return dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
 
 
-def _bootstrap(recipe: Recipe, work: Path, archives: Path) -> tuple[Path, dict[str, str]]:
+def _bootstrap(
+    recipe: Recipe, work: Path, cache: Path, extra: Path, progress: Progress, *, network: bool
+) -> tuple[Path, dict[str, str]]:  # fmt: skip
+    """Return the folder of the finished system, and its packages."""
     root = os.geteuid() == 0
-    extra, listed = work / "extra.tar", work / "packages"
-    extra.write_bytes(overlay.build_tar(recipe))
+    archives, listed = packages.archives(cache, recipe.suite), work / "packages"
+    lists = work / "lists" if network else packages.lists(cache, recipe.suite)
+    lists.mkdir(parents=True, exist_ok=True)
     lean = overlay.lean_patterns() if recipe.lean else []
     tree = work / "tree"
     target = tree if root else work / "tree.tar"
     argv = mmdebstrap_argv(
         recipe, mirror=debs.mirror(), keyring=debs.KEYRING, target=target, root=root, archives=archives, extra=extra,
-        packages_out=listed, apt_options=host_apt_options(run(["apt-config", "dump"]).out), lean=lean,
+        packages_out=listed, lists=lists, lean=lean, network=network,
+        apt_options=host_apt_options(run(["apt-config", "dump"]).out),
     )  # fmt: skip
-    _run_logged(argv, work, "mmdebstrap")
+    (work / "tmp").mkdir()
+    (work / "tmp").chmod(0o1777)  # mmdebstrap's own root is one of our subuids
+    env = {"SOURCE_DATE_EPOCH": EPOCH, "TMPDIR": str(work / "tmp"), "LC_ALL": "C.UTF-8"}
+    with packages.lock(cache, recipe.suite):
+        try:
+            logged.run(
+                argv, work / "mmdebstrap.log", name="mmdebstrap", timeout=BUILD_TIMEOUT, env=env, doing=doing,
+                progress=lambda step: progress(f"{recipe.name}: {step}"),
+            )  # fmt: skip
+        except logged.Failed as error:
+            raise DozlabError(f"mmdebstrap failed: {reason(error.output)}") from error
+        if network:
+            packages.keep_lists(lists, cache, recipe.suite)
     if not root:
         tree.mkdir()
         # Device nodes cannot be made in a user namespace, nor are they wanted: the kernel fills /dev (devtmpfs).
         # Attributes: file capabilities, such as ping's.
         unpack = ["tar", "-xf", str(target), "--numeric-owner", "--xattrs", "--xattrs-include=*", "--exclude=./dev/*"]
-        run([*_as_root(), *unpack, "-C", tree], timeout=BUILD_TIMEOUT)
+        run([*as_root(), *unpack, "-C", tree], timeout=BUILD_TIMEOUT)
         target.unlink()
     return tree, parse_packages(listed.read_text())
 
 
-def _make_image(recipe: Recipe, tree: Path, image: Path) -> None:
-    usage = run([*_as_root(), "du", "-s", "--block-size=4096", "--count-links", tree], timeout=120)
-    files = run([*_as_root(), "find", tree, "-printf", "."], timeout=120)
+def image_from_tree(tree: Path, image: Path, *, label: str, headroom: int = 16 * MIB) -> None:
+    """Make `image` an ext4 file system that holds a folder's files, with the owners that `as_root` sees.
+
+    :param label: of the file system, its first 16 characters
+    :param headroom: bytes left free
+    :raises DozlabError: with mke2fs' last words
+    """
+    usage = run([*as_root(), "du", "-s", "--block-size=4096", "--count-links", tree], timeout=120)
+    files = run([*as_root(), "find", tree, "-printf", "."], timeout=120)
     inodes = len(files.out) + 1024
     data = int(usage.out.split()[0])
-    blocks = data + inodes * 256 // 4096 + data // 64 + recipe.headroom // 4096
-    argv = [*_as_root(), *mke2fs_argv(tree, image, blocks, label=recipe.name)]
+    blocks = data + inodes * 256 // 4096 + data // 64 + headroom // 4096
+    argv = [*as_root(), *mke2fs_argv(tree, image, blocks, label=label)]
     argv[argv.index("-d") : argv.index("-d")] = ["-N", str(inodes)]
     env = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "E2FSPROGS_FAKE_TIME": EPOCH, "MKE2FS_SKIP_PROGRESS": "1"}
     run(argv, timeout=BUILD_TIMEOUT, env=env)
 
 
-def _as_root() -> list[str]:
+def as_root() -> list[str]:
     """Return the words before a command that must see uid 0 and the subuids: none as root."""
     if os.geteuid() == 0:
         return []
     return ["unshare", "--user", "--map-auto", "--map-root-user", "--"]
 
 
-def _run_logged(argv: list[str], work: Path, name: str) -> None:
-    """Run a long command in a process group of its own, ended with us; its output is shown only on failure."""
-    path = work / f"{name}.log"
-    (work / "tmp").mkdir()
-    (work / "tmp").chmod(0o1777)  # mmdebstrap's own root is one of our subuids
-    env = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "TMPDIR": str(work / "tmp"), "LC_ALL": "C.UTF-8"}
-    with path.open("wb") as out:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env, preexec_fn=die_with_parent
-        )
-        try:
-            code = process.wait(timeout=BUILD_TIMEOUT)
-        except BaseException:
-            process.terminate()  # mmdebstrap unmounts and removes its own folders on SIGTERM
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=30)
-            process.kill()
-            process.wait()
-            raise
-    if code != 0:
-        raise DozlabError(f"{name} failed: {reason(path.read_text(errors='replace'))}")
+def doing(log_text: str) -> str:
+    """Return what mmdebstrap is at, from its output so far; hooks are ours and of no interest. Pure."""
+    steps = [line[3:].rstrip(". ") for line in log_text.splitlines() if line.startswith("I: ")]
+    told = [step for step in steps if step.startswith(_TOLD)]
+    return told[-1].removeprefix("running ") if told else ""
 
 
 def reason(log_text: str) -> str:
     """Return the one line of mmdebstrap's output that says why. Pure."""
     lines = [line.strip() for line in log_text.splitlines() if line.strip()]
+    if failed := [line for line in lines if line.startswith("E: the image fails")]:
+        return failed[0].removeprefix("E: ")
     for mark in ("No space left on device", "Unable to locate package", "has no installation candidate", "E: ", "Err:"):
         for line in lines:
             if mark in line and "run_chroot" not in line:
@@ -277,12 +333,4 @@ def _work_folder(cache: Path) -> Iterator[Path]:
     except OSError as error:
         raise DozlabError(f"build failed: {error.strerror}: {error.filename or work}") from error
     finally:
-        run([*_as_root(), "rm", "-rf", "--one-file-system", work], timeout=300, check=False)
-
-
-def check_name(name: str) -> None:
-    """Raise BadUsage when no such recipe exists (for the command line, before anything starts)."""
-    find(name)
-
-
-__all__ = ["BadUsage", "build", "find", "recipes_dir"]
+        run([*as_root(), "rm", "-rf", "--one-file-system", work], timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""A base image of the store as files that travel: NAME.ext4.zst in independent frames, and its manifest NAME.json."""
+"""A base image of the store as files that travel: NAME.ext4.zst in frames, NAME.json and NAME.spdx.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from dozlab.images import ext4
+from dozlab.images import contents, ext4
 from dozlab.images import manifest as manifests
 from dozlab.images.manifest import FRAME_SIZE, ImageManifest
 from dozlab.images.store import Manifest, Store
@@ -27,9 +27,9 @@ Progress = Callable[[int, int], None]
 def export(
     store: Store, reference: str, target: Path, *, level: int = LEVEL, progress: Progress = lambda done, size: None
 ) -> tuple[ImageManifest, Path]:
-    """Write an image of the store to `target` (.zst) and its manifest beside it; return manifest and its path.
+    """Write an image of the store to `target` (.zst), its manifest and its SPDX document beside it.
 
-    Both appear whole or not at all, the manifest last.
+    Each appears whole or not at all, the manifest last. Returned are the manifest and its path.
 
     :raises BadUsage: when the file's name does not end in .zst
     :raises DozlabError: when there is no such image, or it cannot be written
@@ -51,6 +51,7 @@ def export(
             os.fsync(out.fileno())
         manifest_path.unlink(missing_ok=True)  # an old one says nothing of the new file
         os.rename(temp, target)
+        write_atomic(target.with_name(contents.spdx_name(target.name)), contents.spdx(found))
         write_atomic(manifest_path, made.dump(), sync=True)
         sync_dir(target.parent)
     except OSError as error:
@@ -88,7 +89,7 @@ def pack(
     return ImageManifest(
         sha256=about.digest, size=size, fs_size=fs_size, frame_size=frame_size, name=about.name, file=file,
         frames=manifests.frames_of(size, frame_size, packed), packages=about.packages, kernel=about.kernel,
-        cpus=about.cpus, memory=about.memory,
+        cpus=about.cpus, memory=about.memory, parts=about.parts,
     )  # fmt: skip
 
 

@@ -30,6 +30,20 @@ def check_head(head: bytes) -> int:
     return int(blocks << (10 + log_size))
 
 
+def free_space(head: bytes) -> int:
+    """Return the bytes that files may still take, root's reserve left out, as of the last clean unmount.
+
+    :param head: the first `HEAD` bytes of an ext4 file system
+    """
+    wide = struct.unpack_from("<I", head, SUPERBLOCK + 0x60)[0] & _INCOMPAT_64BIT
+    counts = []
+    for low, high in ((0x0C, 0x158), (0x08, 0x154)):  # free blocks, reserved blocks
+        count = struct.unpack_from("<I", head, SUPERBLOCK + low)[0]
+        counts.append(count | (struct.unpack_from("<I", head, SUPERBLOCK + high)[0] << 32 if wide else 0))
+    log_size = struct.unpack_from("<I", head, SUPERBLOCK + 0x18)[0]
+    return max(0, int(counts[0] - counts[1]) << (10 + int(log_size)))
+
+
 def check_size(head: bytes, size: int) -> None:
     """Check that all of the file system is there.
 

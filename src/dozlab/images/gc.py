@@ -85,20 +85,20 @@ def collect(
 ) -> Collected:
     """Remove what `choose` says, and unfinished downloads that nobody goes on with.
 
-    A session that takes an image meanwhile keeps it: its use is asked for again when it goes, under the store's lock.
+    A session that takes an image meanwhile keeps it: whether its use is still that of before is asked when it goes,
+    under the store's lock, and nobody who has it open loses it.
 
     :param in_use: asked with a digest; returns who needs it, or an empty text
     :raises DozlabError: in a read-only store
     """
-    now = time.time()
-    chosen = choose(
-        candidates(store, in_use), now=now, older_than=older_than, max_size=max_size, named=named
-    )  # fmt: skip
+    there = candidates(store, in_use)
+    chosen = choose(there, now=time.time(), older_than=older_than, max_size=max_size, named=named)
     if dry_run:
         return Collected(tuple(chosen))
+    before = {each.image.digest: each.used for each in there}
 
     def busy(digest: str) -> str:
-        return in_use(digest) or ("a session that starts" if store.used(digest) > now else "")
+        return in_use(digest) or ("a session that starts" if store.used(digest) != before[digest] else "")
 
     gone = tuple(each for each in chosen if not store.remove(each.image.digest, busy))
     return Collected(gone, store.sweep(older=partial.KEEP))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dozlab.images.entry import Part, parts
 from dozlab.lib.errors import DozlabError
 from dozlab.lib.units import MIB
 
@@ -60,6 +61,8 @@ class ImageManifest:
     memory: int = 0
     file: str = ""
     """Name of the packed file."""
+    parts: tuple[Part, ...] = ()
+    """What it holds beside its packages."""
 
     @property
     def length(self) -> int:
@@ -79,6 +82,7 @@ class ImageManifest:
             "kernel": {"needs": list(self.kernel)},
             "defaults": {"cpus": self.cpus, "memory": self.memory},
             "packages": self.packages,
+            "parts": [asdict(part) for part in self.parts],
             "packed": {"file": self.file, "size": self.length, "frame_size": self.frame_size, "frames": []},
         }
         return json.dumps(told, indent=2).replace('"frames": []', f'"frames": [\n    {frames}\n  ]') + "\n"
@@ -135,7 +139,7 @@ def _read(raw: dict[str, Any], where: str) -> ImageManifest:
         name=str(raw.get("name", "")), file=str(packed.get("file", "")),
         packages={str(name): str(version) for name, version in raw.get("packages", {}).items()},
         kernel=tuple(str(each) for each in raw.get("kernel", {}).get("needs", [])),
-        cpus=int(defaults.get("cpus", 0)), memory=int(defaults.get("memory", 0)),
+        cpus=int(defaults.get("cpus", 0)), memory=int(defaults.get("memory", 0)), parts=parts(raw.get("parts", ())),
     )  # fmt: skip
     if manifest.length != int(packed["size"]):
         raise _fault(where, "its frames are not the packed file's size")

@@ -88,6 +88,13 @@ def opened(tmp: Path, key: str) -> Iterator[Partial]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def drop(tmp: Path, key: str) -> None:
+    """Remove the partial download of that key, unless somebody works on it."""
+    folder = tmp / f"{PREFIX}{key}"
+    with contextlib.suppress(Busy, FileNotFoundError, PermissionError), locked(folder / "lock", wait=False):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep(tmp: Path, *, older: float = KEEP) -> int:
     """Remove partial downloads that nobody works on or has touched for `older` seconds; return the bytes they took."""
     freed = 0

@@ -26,7 +26,7 @@ from dozlab.images import partial as partials
 from dozlab.images.entry import Manifest as Manifest
 from dozlab.images.entry import UrlRecord as UrlRecord
 from dozlab.lib.errors import DozlabError
-from dozlab.lib.files import Busy, allocated, locked, read_json, sync_dir, write_json
+from dozlab.lib.files import Busy, allocated, hold, locked, read_json, sync_dir, write_json
 
 IMAGE = "image.ext4"
 MANIFEST = "manifest.json"
@@ -105,20 +105,7 @@ class Store:
         """
         if not _DIGEST.match(digest):
             return None
-        path = self.path(digest)
-        while True:
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return None
-            try:
-                with contextlib.suppress(OSError):  # a file system without locks has nobody who removes either
-                    fcntl.flock(fd, fcntl.LOCK_SH)
-                if os.path.samestat(os.fstat(fd), os.stat(path)):
-                    return fd
-            except FileNotFoundError:
-                pass
-            os.close(fd)
+        return hold(self.path(digest))
 
     def check(self, digest: str, *, full: bool = False) -> str:
         """Return what is wrong with an image in a few words, empty when nothing is.
@@ -158,6 +145,16 @@ class Store:
         with contextlib.suppress(OSError):
             (self.root / "sha256" / digest / USED).touch(mode=0o644)
 
+    def take(self, ref: str) -> Manifest | None:
+        """Return what `resolve` does, noted as used: from then on `gc` spares it for a while (`gc.GRACE`)."""
+        while found := self.resolve(ref):
+            fd = self.hold(found.digest)
+            if fd is not None:
+                self.taken(found.digest)
+                os.close(fd)
+                return found
+        return None
+
     # -- writing
 
     @contextlib.contextmanager
@@ -167,6 +164,10 @@ class Store:
         self._sweep(folder)
         with partials.opened(folder, key) as found:
             yield found
+
+    def drop_partial(self, key: str) -> None:
+        """Remove the partial download of that key: nobody needs to go on with it."""
+        partials.drop(self._folder("tmp"), key)
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[Path]:
@@ -196,6 +197,7 @@ class Store:
         kernel: tuple[str, ...] = (),
         cpus: int = 0,
         memory: int = 0,
+        parts: tuple[entry.Part, ...] = (),
     ) -> Manifest:
         """Move a finished file from `begin()` into the store; an image already there is kept and only (re)named.
 
@@ -205,7 +207,7 @@ class Store:
         """
         if not _DIGEST.match(digest):
             raise DozlabError(f"not a sha256: {digest!r}")
-        _check_name(name)
+        check_name(name)
         with self._lock():
             known = self.get(digest)
             if known is None:
@@ -213,7 +215,7 @@ class Store:
                 stat = temp.stat()
                 manifest = Manifest(
                     digest, stat.st_size, name, round(time.time(), 3), packages or {}, recipe, kernel, cpus, memory,
-                    stat.st_mtime_ns, stat.st_blocks,
+                    stat.st_mtime_ns, stat.st_blocks, parts,
                 )  # fmt: skip
                 stage = Path(tempfile.mkdtemp(prefix="entry.", dir=self._writable("tmp")))
                 try:
@@ -228,7 +230,11 @@ class Store:
                 finally:
                     shutil.rmtree(stage, ignore_errors=True)
             else:
-                manifest = replace(known, recipe=recipe or known.recipe)
+                manifest = replace(
+                    known, recipe=recipe or known.recipe, packages=packages or known.packages,
+                    kernel=kernel or known.kernel, cpus=cpus or known.cpus, memory=memory or known.memory,
+                    parts=parts or known.parts,
+                )  # fmt: skip
                 write_json(self.root / "sha256" / digest / MANIFEST, asdict(manifest), sync=True)
                 self.taken(digest)
             if name:
@@ -252,7 +258,7 @@ class Store:
 
         :raises DozlabError: for a bad name or an unknown digest
         """
-        _check_name(name)
+        check_name(name)
         if self.get(digest) is None:
             raise DozlabError(f"no image {digest} in the store")
         with self._lock():
@@ -410,7 +416,7 @@ def _json(path: Path) -> Any:
     return None
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     if name and (not _NAME.match(name) or _PREFIX.match(name)):
         raise DozlabError(f"not a name for an image: {name!r}", hint="use a-z, 0-9, - and ., not a digest")
 

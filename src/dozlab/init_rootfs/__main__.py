@@ -62,27 +62,27 @@ def prepare(settings: Settings, timeline: Timeline) -> str:
 
     base = fetch.base(settings, report)
     try:
-        what = _lay(settings, base)
+        session = _lay(settings, base)
         if settings.prepare_dir:
             _make_snapshots_folder(settings)
-            if what == "made":  # a disk that is kept boots: there is nothing to prepare for it
+            if session.what == "made":  # a disk that is kept boots: there is nothing to prepare for it
                 _lay_spare(settings, settings.prepare_dir, base)
     finally:
         base.release()
-    return f"base {base.digest[:12]} {base.how}, session disk {what}"
+    return f"base {base.digest[:12]} {base.how}, {session.line()}"
 
 
-def _lay(settings: Settings, base: fetch.Base) -> str:
-    """Make disk, identity and rootfs.json; return in one word what was done to the disk."""
-    session, what = disk.prepare(settings, base.digest)
+def _lay(settings: Settings, base: fetch.Base) -> disk.Disk:
+    """Make disk, identity and rootfs.json; return the disk."""
+    session = disk.prepare(settings, base.digest)
     identity.write(settings)
     rootfs = {
         "base": _relative(base.path, settings.kernels_dir),
         "digest": base.digest,
-        "disk": str(session.relative_to(settings.vm_data)),
+        "disk": str(session.path.relative_to(settings.vm_data)),
     }
     files.write_json(settings.shared_dir / "rootfs.json", rootfs)
-    return what
+    return session
 
 
 def _lay_spare(settings: Settings, folder: Path, base: fetch.Base) -> None:

@@ -2,7 +2,7 @@
 
 It is made blank: the guest's initramfs makes `upper/ work/ docker/ ...` itself, as its root. (mke2fs -d would keep the
 builder's uid, and sshd and dockerd refuse foreign owners.) A disk a guest has written is never mounted or edited here;
-only when IMAGE_SIZE has grown is it checked and resized, offline.
+only when IMAGE_SIZE has grown is it checked and resized, offline. The base lies beside it, so any size of base will do.
 """
 
 from __future__ import annotations
@@ -10,18 +10,41 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from dozlab.images import ext4
 from dozlab.init_rootfs.identity import give
 from dozlab.init_rootfs.settings import Settings
 from dozlab.lib.errors import DozlabError
-from dozlab.lib.files import read_json, sync_dir, write_json
+from dozlab.lib.files import allocated, read_json, sync_dir, write_json
 from dozlab.lib.proc import need, run
 from dozlab.lib.units import format_size
 
 _BLOCK = 4096
 _SLACK = 16 << 20  # bytes: mke2fs leaves out a last block group that is too small to be of use
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The session disk. `what` was done to it: made, kept or grown; sizes in bytes."""
+
+    path: Path
+    what: str
+    size: int
+    room: int
+    """What its own file may come to have on the volume it lies on."""
+    free: int = -1
+    """What the learner's files may take; -1: a guest knows, nobody here."""
+
+    def line(self) -> str:
+        """Return such as `session disk made: 4.0 GiB, 3.8 GiB free for changes`."""
+        told = f"session disk {self.what}: {format_size(self.size)}"
+        if self.free >= 0:
+            told += f", {format_size(self.free)} free for changes"
+        if self.room < self.size:
+            told += f" (its volume has room for only {format_size(self.room)} of it)"
+        return told
 
 
 def check_base(settings: Settings, digest: str) -> None:
@@ -44,8 +67,8 @@ def check_base(settings: Settings, digest: str) -> None:
         )
 
 
-def prepare(settings: Settings, digest: str) -> tuple[Path, str]:
-    """Return the session disk, and in one word what was done to it (made, kept, grown).
+def prepare(settings: Settings, digest: str) -> Disk:
+    """Return the session disk, made, kept or grown.
 
     :raises DozlabError: when it would shrink, belongs to another base, or does not fit
     """
@@ -60,14 +83,23 @@ def prepare(settings: Settings, digest: str) -> tuple[Path, str]:
             what = _keep(path, size)
             if what == "grown" and clean.exists():
                 _make(clean, size, settings.owner_uid)
-            return path, what
+            return _look(path, what)
         clean.unlink(missing_ok=True)  # of a disk that somebody has removed
         shutil.rmtree(checkpoints, ignore_errors=True)
         write_json(path.parent / "base.json", {"digest": digest}, sync=True)  # first: a disk always has its base
         _make(path, size, settings.owner_uid)
+        return _look(path, "made")
     except OSError as error:
         raise DozlabError(f"cannot make the session disk {path}: {error.strerror}") from error
-    return path, "made"
+
+
+def _look(path: Path, what: str) -> Disk:
+    stat = os.statvfs(path)
+    room = stat.f_bavail * stat.f_frsize + allocated(path)
+    if what == "kept":
+        return Disk(path, what, path.stat().st_size, room)
+    with path.open("rb") as file:
+        return Disk(path, what, path.stat().st_size, room, ext4.free_space(file.read(ext4.HEAD)))
 
 
 def _make(path: Path, size: int, uid: int) -> None:

@@ -115,6 +115,8 @@ class _Fetch:
     ) -> None:
         self._store, self._wanted, self._report, self._limits, self._stack = store, wanted, report, limits, stack
         self._made: Client | None = None
+        self._begun: list[str] = []
+        """Partial downloads of all addresses that were tried."""
 
     def any(self) -> Base:
         """Return the image from the first address that gives it, else what the first one gave the last time."""
@@ -201,6 +203,7 @@ class _Fetch:
         """Fetch it frame by frame into the store."""
         progress = Progress(found.length, self._report)
         key = hashlib.sha256(repr(frames.about(found)).encode()).hexdigest()[:32]
+        self._begun.append(key)
         with self._into_store(progress), self._store.partial(key) as partial:
             if self._store.get(found.sha256):  # another session fetched it, from another address
                 return
@@ -213,13 +216,14 @@ class _Fetch:
             self._report(progress.line())
             self._store.commit(
                 partial.image, digest, packages=found.packages, kernel=found.kernel, cpus=found.cpus,
-                memory=found.memory,
+                memory=found.memory, parts=found.parts,
             )  # fmt: skip
 
     def _streamed(self, key: str, source: Source) -> str:
         """Fetch it as one stream into the store, and return its digest."""
         progress = Progress(source.meta.length, self._report)
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
+        self._begun.append(name)
         with self._into_store(progress), self._store.partial(name) as partial:
             digest = stream.fetch(key, source, partial, progress, self._room(partial))
             _compare(digest, self._wanted.sha256)
@@ -262,6 +266,8 @@ class _Fetch:
             raise TransientError(
                 f"image {digest[:12]} has gone from the store as soon as it was there", hint="try again"
             )
+        for name in self._begun:  # what an address before this one has given is of no more use
+            self._store.drop_partial(name)
         return found
 
 

@@ -1,7 +1,8 @@
-"""Base images in a registry: pulled and pushed as an artifact of our own kind (OCI image and distribution spec 1.1).
+"""Base images in a registry: pulled and pushed (OCI image and distribution spec 1.1).
 
-The artifact is an image manifest with `artifactType`; its config blob is the image's manifest (`images/manifest.py`),
-its one layer the packed file, frame by frame. A registry on a loopback address may speak plain HTTP, as Docker has it.
+There they are container images of two layers (`images/layers.py`): the manifest, and the packed file, frame by frame.
+Only so can a kubelet mount the same one as a volume: containerd mounts no artifacts (containerd#11907). An annotation
+tells them from other images. A registry on a loopback address may speak plain HTTP, as Docker has it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from dozlab.images import manifest
+from dozlab.images import layers, manifest
 from dozlab.images.manifest import ImageManifest
 from dozlab.init_rootfs import auth
 from dozlab.init_rootfs.client import Client, Cut, refusal
-from dozlab.init_rootfs.source import BLOCK, HttpSource, Meta
+from dozlab.init_rootfs.source import BLOCK, HttpSource, Meta, Source
 from dozlab.init_rootfs.urls import is_loopback, origin, shown
 from dozlab.lib.errors import BadUsage, DozlabError, TransientError
 
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ARTIFACT = "application/vnd.dozlab.image.v1"
-CONFIG = "application/vnd.dozlab.image.manifest.v1+json"
-LAYER = "application/vnd.dozlab.image.ext4.v1+zstd"
+MARK = "io.dozlab.image.sha256"
+"""Annotation of a base image: the digest of what is packed in it."""
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 _MAX_MANIFEST = 4 << 20  # distribution spec: registries should take manifests up to 4 MiB
 _REFERENCE = re.compile(
@@ -148,6 +150,10 @@ class Registry:
         """Return where a blob lies."""
         return f"{self._base}/blobs/{digest}"
 
+    def manifest_url(self, wanted: str) -> str:
+        """Return where the manifest of a tag or digest lies."""
+        return f"{self._base}/manifests/{wanted}"
+
     def document(self, url: str, digest: str, most: int, accept: str = "*/*") -> bytes:
         """Return a small document, checked against its digest where one is given.
 
@@ -159,19 +165,20 @@ class Registry:
         return text
 
     def manifest(self) -> dict[str, Any]:
-        """Return the artifact's manifest.
+        """Return the manifest of the container image.
 
-        :raises DozlabError: when there is none, or it is not of our kind
+        :raises DozlabError: when there is none, or it is no base image
         """
         at = self.reference
         url = f"{self._base}/manifests/{at.wanted}"
         name = f"{at.host}/{at.repository}:{at.wanted}"
         try:
             told = json.loads(self.document(url, at.digest, _MAX_MANIFEST, OCI_MANIFEST))
+            ours = MARK in told.get("annotations", {})
             kind = str(told.get("artifactType") or told["config"]["mediaType"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DozlabError(f"{name} has no manifest that is understood") from error
-        if kind != ARTIFACT:
+        if not ours:
             raise DozlabError(
                 f"{name} is no base image, but {kind}", hint="push one there: dozlab image push NAME oci://..."
             )
@@ -197,7 +204,7 @@ class Registry:
         return True
 
     def put_manifest(self, text: bytes) -> str:
-        """Upload the artifact's manifest under its tag; return its digest."""
+        """Upload the container image's manifest under its tag; return its digest."""
         url = f"{self._base}/manifests/{self.reference.wanted}"
         self._expect(self._open("PUT", url, {"Content-Type": OCI_MANIFEST}, lambda: text), url, 201)
         return _digest(text)
@@ -217,7 +224,32 @@ class Registry:
         return response
 
 
-def open_image(client: Client, url: str) -> tuple[ImageManifest, HttpSource]:
+class Inside(Source):
+    """The packed file in its layer of a registry: the blob without what stands before and behind it."""
+
+    def __init__(self, blob: HttpSource, digest: str, length: int) -> None:
+        self._blob = blob
+        self.meta = Meta(digest, "", length)
+        self.unchanged = False
+
+    def __exit__(self, *error: object) -> None:
+        self._blob.__exit__(*error)
+
+    def blocks(self, start: int = 0) -> Iterator[bytes]:
+        """Yield the file's bytes from `start` on."""
+        left = self.meta.length - start
+        for block in self._blob.blocks(layers.START + start):
+            yield block[:left]
+            left -= len(block)
+            if left <= 0:
+                return
+
+    def span(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield a part of the file; several threads may at once."""
+        return self._blob.span(layers.START + start, layers.START + end)
+
+
+def open_image(client: Client, url: str) -> tuple[ImageManifest, Source]:
     """Return the manifest of an image in a registry, and the source of its bytes.
 
     :raises DozlabError: when there is none; TransientError when a later try may work
@@ -225,40 +257,63 @@ def open_image(client: Client, url: str) -> tuple[ImageManifest, HttpSource]:
     registry = Registry(client, parse(url))
     told = registry.manifest()
     try:
-        config, (layer,) = told["config"], told["layers"]
-        length, blob = int(layer["size"]), str(layer["digest"])
-        text = registry.document(registry.blob_url(str(config["digest"])), str(config["digest"]), manifest.MAX_TEXT)
+        about, image = told["layers"]
+        length, digest = int(image["size"]), str(image["digest"])
+        text = registry.document(registry.blob_url(str(about["digest"])), str(about["digest"]), manifest.MAX_TEXT)
     except (ValueError, KeyError, TypeError) as error:
         raise DozlabError(f"{shown(url)} has no manifest that is understood") from error
-    found = manifest.parse(text, where=shown(url))
-    if found.length != length:
+    found = manifest.parse(layers.read(text, layers.MANIFEST, where=shown(url)), where=shown(url))
+    if layers.length(found.length) != length:
         raise DozlabError(f"{shown(url)} does not match its own manifest", hint="push it again")
-    return found, HttpSource(client, registry.blob_url(blob), auth=registry.login, fixed=Meta(blob, "", length))
+    blob = HttpSource(client, registry.blob_url(digest), auth=registry.login, fixed=Meta(digest, "", length))
+    return found, Inside(blob, digest, found.length)
 
 
 def push(client: Client, packed: Path, image: ImageManifest, url: str) -> str:
-    """Push a packed image with its manifest; return the artifact's digest.
+    """Push a packed image with its manifest; return the digest of the container image.
 
     :raises DozlabError: when the registry refuses or cannot be reached
     """
     registry = Registry(client, parse(url), push=True)
-    config = image.dump().encode()
-    with packed.open("rb") as file:
-        blob = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    registry.put_blob(blob, packed.stat().st_size, lambda: _blocks(packed))
-    registry.put_blob(_digest(config), len(config), lambda: config)
-    title = {"org.opencontainers.image.title": image.file}
+    size = packed.stat().st_size
+    sum256 = hashlib.sha256()
+    for block in _tar(packed, size):
+        sum256.update(block)
+    blob = f"sha256:{sum256.hexdigest()}"
+    registry.put_blob(blob, layers.length(size), lambda: _tar(packed, size))
+    about = layers.layer(layers.MANIFEST, image.dump().encode())
+    config = _json(
+        {
+            "architecture": "amd64",  # as the machines are: boot kit and VMM know no other
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [_digest(about), blob]},
+        }
+    )
+    for data in (about, config):
+        registry.put_blob(_digest(data), len(data), lambda data=data: data)
     told = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
-        "artifactType": ARTIFACT,
-        "config": {"mediaType": CONFIG, "digest": _digest(config), "size": len(config)},
+        "config": {"mediaType": OCI_CONFIG, "digest": _digest(config), "size": len(config)},
         "layers": [
-            {"mediaType": LAYER, "digest": blob, "size": packed.stat().st_size, "annotations": title},
+            {"mediaType": OCI_LAYER, "digest": _digest(about), "size": len(about)},
+            {"mediaType": OCI_LAYER, "digest": blob, "size": layers.length(size)},
         ],
-        "annotations": {"io.dozlab.image.sha256": image.sha256},
+        "annotations": {MARK: image.sha256, "org.opencontainers.image.title": image.name or "image"},
     }
-    return registry.put_manifest(json.dumps(told, indent=2).encode())
+    return registry.put_manifest(_json(told))
+
+
+def _tar(path: Path, size: int) -> Iterator[bytes]:
+    """Yield the layer of a packed image."""
+    yield layers.head(layers.FILE, size)
+    yield from _blocks(path)
+    yield layers.tail(size)
+
+
+def _json(told: dict[str, Any]) -> bytes:
+    return json.dumps(told, indent=2).encode()
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

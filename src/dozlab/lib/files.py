@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644, sync: bool = False) -> None:
+def write_atomic(
+    path: Path, data: bytes | str, *, mode: int = 0o644, sync: bool = False, owner: int | None = None
+) -> None:
     """Write `data` beside `path` and rename over it, so that readers see the old file or the new one.
 
     :param mode: permission bits, exact whatever the umask; secrets use 0o600
     :param sync: fsync file and folder, for what must survive a power cut
+    :param owner: user and group that it shall belong to, before anybody sees it; None: us
     """
     raw = data.encode() if isinstance(data, str) else data
     # As mkstemp(3) does; the module tempfile takes 0.4 MiB of every long-lived process.
@@ -27,6 +30,8 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644, sync: bool
             file.write(raw)
             file.flush()
             os.fchmod(file.fileno(), mode)
+            if owner is not None:
+                os.fchown(file.fileno(), owner, owner)
             if sync:
                 os.fsync(file.fileno())
         os.rename(name, path)
@@ -117,6 +122,26 @@ def _copy_range(read: int, write: int, size: int, at: int) -> int:
         if error.errno != errno.EXDEV:  # copy_file_range(2): another file system, Linux 5.19 and later
             raise
     return os.pwrite(write, os.pread(read, min(size, _CHUNK), at), at)
+
+
+def hold(path: Path) -> int | None:
+    """Take flock(2) on a file, shared; return a descriptor that has it until it is closed, None where the file is gone.
+
+    Needs no write access. Who removes the file asks for the lock first, alone.
+    """
+    while True:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks has nobody who removes either
+                fcntl.flock(fd, fcntl.LOCK_SH)
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except FileNotFoundError:
+            pass
+        os.close(fd)
 
 
 class Busy(Exception):

@@ -42,7 +42,7 @@ def common(values: Values, *, dns: str, view: Path = POD) -> Environment:
 def init_rootfs(values: Values) -> Environment:
     """Return init-rootfs's own variables."""
     return {
-        "IMAGE_DOWNLOAD_URL": values.rootfs.image_url,
+        "IMAGE_DOWNLOAD_URL": " ".join(values.rootfs.addresses),
         "IMAGE_SHA256": values.rootfs.sha256,
         "IMAGE_SIZE": str(parse_size(values.rootfs.disk_size)),
         "KERNELS_SIZE_LIMIT": str(parse_size(values.volumes.kernels.size_limit)),
@@ -100,6 +100,8 @@ def terminal_sidecar(values: Values, *, view: Path = POD) -> Environment:
         "ALLOWED_ORIGINS": ",".join(values.terminal.allowed_origins),
         "TRUSTED_PROXIES": ",".join(values.terminal.trusted_proxies),
         "PASSWORD_FILE": str(view / "shared/password"),
+        "TLS_CERT": str(view / "shared/tls.crt") if values.terminal.tls.served else "",
+        "TLS_KEY": str(view / "shared/tls.key") if values.terminal.tls.served else "",
         "RECORDING": str(values.terminal.recording.enabled).lower(),
         "RECORDING_DIR": str(view / "vm-data/recordings"),
         "RECORDING_LIMIT": str(parse_size(values.terminal.recording.size_limit)),

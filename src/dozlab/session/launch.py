@@ -20,6 +20,7 @@ from dozlab.lib import files, log, paths, proc
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.timeline import Timeline
 from dozlab.session import pasta, state, vmm_choice
+from dozlab.session.certificate import Copies
 from dozlab.session.host import host_dns
 from dozlab.session.layout import Layout
 from dozlab.session.plan import Plan
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
         assert facts is not None
         plan = Plan.load(layout.plan)
         _init_rootfs(layout, plan, meanwhile=lambda: _choose_vmm(plan))
-        _hand_over(layout, facts.uid)
+        _hand_over(layout, facts.uid, plan)
         _become_pasta(layout, facts, lock_fd)
     except _Terminated:
         _ended(layout, "stopped", "stopped while starting")
@@ -112,13 +113,14 @@ def _init_rootfs(layout: Layout, plan: Plan, meanwhile: Callable[[], None]) -> N
         raise (BadUsage if code == 2 else DozlabError)(log.last_line(layout.log("init-rootfs")))
 
 
-def _hand_over(layout: Layout, uid: int | None) -> None:
+def _hand_over(layout: Layout, uid: int | None, plan: Plan) -> None:
     """Give the session's uid what its components write. Only paths of ours: nothing a guest could have linked."""
     parts = [layout.vm_data / name for name in ("disk", "workspace", "recordings")]
     for folder in (layout.vm_data, *parts, layout.coder, layout.shared):
         folder.mkdir(exist_ok=True, mode=0o700)
     shutil.copyfile(layout.password, layout.shared / "password")
     (layout.shared / "password").chmod(0o600)
+    Copies(plan.certificate, layout.shared, uid).lay()
     if vmm_choice.cache_file().exists():
         shutil.copyfile(vmm_choice.cache_file(), layout.shared / "probe.json")
     if uid is None:

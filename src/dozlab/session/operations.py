@@ -18,7 +18,7 @@ from dozlab.firecracker_vm.checkpoints import SAVE_LIMIT
 from dozlab.lib import control, files, paths, proc
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.timeline import Entry
-from dozlab.session import environment, launch, planning, preflight, resources, state
+from dozlab.session import certificate, environment, launch, planning, preflight, resources, state
 from dozlab.session.layout import COMPONENTS, Layout, check_id
 from dozlab.session.ports import NONE, choose
 
@@ -53,9 +53,11 @@ def start(
     kept = files.read_json(layout.values) or {}
     asked = raw.get("rootfs")
     if image or (isinstance(asked, dict) and asked.get("imageUrl")):
-        kept.get("rootfs", {}).pop("sha256", None)  # the digest of the image that was used before
+        for name in ("sha256", "mirrors"):  # of the image that was used before
+            kept.get("rootfs", {}).pop(name, None)
     raw = values_module.merge(values_module.merge(kept, raw), {"session": {"id": session_id}})
     values = values_module.parse(raw)
+    certificate.check(values.terminal.tls)
     preflight.check(values)
     raw = _with_image(raw, values, image)
     values = values_module.parse(raw)
@@ -82,7 +84,9 @@ def _with_image(raw: dict[str, Any], values: values_module.Values, image: str) -
     from dozlab.session import image_choice
 
     url, sha256 = image_choice.choose(image or values.rootfs.image_url, values.rootfs.sha256, paths.cache() / "store")
-    return values_module.merge(raw, {"rootfs": {"imageUrl": url, "sha256": sha256}})
+    own = {"imageUrl": url, "sha256": sha256, **({"mirrors": []} if image else {})}
+    raw = image_choice.with_defaults(raw, sha256, paths.cache() / "store")
+    return values_module.merge(raw, {"rootfs": own})
 
 
 def _create(

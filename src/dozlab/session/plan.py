@@ -5,7 +5,7 @@ The launcher writes it, so that the supervisor, which lives as long as the sessi
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dozlab.lib import files
@@ -25,6 +25,8 @@ class Plan:
     """Name below /mnt -> path on the host, mounted read-only."""
     writable: dict[str, str]
     """The same, mounted writable."""
+    certificate: list[str] = field(default_factory=list)
+    """The user's files of the terminal's key and certificate; none: plain HTTP."""
 
     def save(self, path: Path) -> None:
         """Write it down, for us alone."""

@@ -11,7 +11,7 @@ from dozlab.session import environment, pasta, python, resources, state
 from dozlab.session.host import host_dns
 from dozlab.session.layout import POD, Layout
 from dozlab.session.plan import Plan
-from dozlab.values import Values
+from dozlab.values import Tls, Values
 
 PlanMaker = Callable[[Layout, state.Facts, Values], Plan]
 
@@ -33,6 +33,7 @@ def make_plan(layout: Layout, facts: state.Facts, values: Values, *, cold: bool 
         own["terminal-sidecar"] = environment.terminal_sidecar(values) | {"PORTS_PUBLISHED": str(facts.ports.ports)}
     if values.code_server.enabled:
         own["code-server"] = environment.code_server(values)
+    tls = values.terminal.tls if values.terminal.enabled else Tls()
     read_only = {name: str(path) for name, path in python.host_paths().items()}
     return Plan(
         id=layout.id,
@@ -40,6 +41,7 @@ def make_plan(layout: Layout, facts: state.Facts, values: Values, *, cold: bool 
         environments={name: {**shared, **env} for name, env in own.items()},
         read_only={**read_only, "kernels": str(paths.cache() / "store"), **facts.resources},
         writable={"vm-data": str(layout.vm_data), "coder": str(layout.coder), "shared": str(layout.shared)},
+        certificate=[tls.key_file, tls.cert_file] if tls.served else [],
     )
 
 

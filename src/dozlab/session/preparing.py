@@ -79,6 +79,8 @@ def prepare(raw: dict[str, Any], *, image: str, again: bool, progress: operation
     wanted = values_module.parse(raw)
     preflight.check(wanted)
     _, digest = image_choice.choose(image or wanted.rootfs.image_url, wanted.rootfs.sha256, store())
+    raw = image_choice.with_defaults(raw, digest, store())
+    wanted = values_module.parse(raw)
     with _alone(progress):
         _sweep(progress)
         found = None if again else _there(wanted, digest, progress)

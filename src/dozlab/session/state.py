@@ -66,13 +66,16 @@ class Status:
     """The supervisor's pid as seen from here; 0 where there is none."""
 
 
-def urls(facts: Facts, base_path: str = "") -> dict[str, str]:
-    """Return where the session is reached; empty where nothing is published."""
+def urls(facts: Facts, base_path: str = "", *, tls: bool = False) -> dict[str, str]:
+    """Return where the session is reached; empty where nothing is published.
+
+    :param tls: the terminal speaks it
+    """
     if not facts.ports.pairs():
         return {}
     host = "127.0.0.1" if facts.address in ("0.0.0.0", "127.0.0.1") else facts.address  # noqa: S104
     return {
-        "terminal": f"http://{host}:{facts.ports.terminal}{base_path}/",
+        "terminal": f"{'https' if tls else 'http'}://{host}:{facts.ports.terminal}{base_path}/",
         "vscode": f"http://{host}:{facts.ports.vscode}/",
         "ssh": f"ssh -p {facts.ports.ssh} root@{host}",
     }
@@ -162,7 +165,7 @@ def died(layout: Layout) -> str:
 async def status(layout: Layout) -> Status:
     """Return the truth about one session, whatever happened to it."""
     facts = Facts.load(layout.facts)
-    where = urls(facts, _base_path(layout)) if facts else {}
+    where = urls(facts, _base_path(layout), tls=_tls(layout)) if facts else {}
     created = facts.created if facts else 0.0
     if alive(layout):
         try:
@@ -179,9 +182,17 @@ async def status(layout: Layout) -> Status:
     return Status(layout.id, "dead", died(layout), where, created=created)
 
 
-def _base_path(layout: Layout) -> str:
+def _terminal(layout: Layout) -> dict[str, Any]:
     raw = files.read_json(layout.values) or {}
-    return str(raw.get("terminal", {}).get("basePath", ""))
+    return dict(raw.get("terminal", {}))
+
+
+def _base_path(layout: Layout) -> str:
+    return str(_terminal(layout).get("basePath", ""))
+
+
+def _tls(layout: Layout) -> bool:
+    return bool(_terminal(layout).get("tls", {}).get("certFile"))
 
 
 def peer_pid(path: Path) -> int:

@@ -25,6 +25,7 @@ from dozlab.lib.errors import DozlabError
 from dozlab.lib.timeline import Timeline
 from dozlab.session import podview, privileges, python
 from dozlab.session.backoff import Backoff
+from dozlab.session.certificate import Copies
 from dozlab.session.layout import POD, Layout
 from dozlab.session.plan import Plan
 
@@ -63,6 +64,8 @@ class Supervisor:
             loop.add_signal_handler(number, self._on_signal)
         await self._control.start()
         background = [tasks.start(self._trim_logs(), name="trim logs"), tasks.start(self._reap(), name="reap")]
+        copies = Copies(self.plan.certificate, self.layout.shared, self.plan.uid)
+        background.append(tasks.start(copies.watch(), name="certificate"))
         how, reason = "failed", ""
         try:
             vm = await self._start("firecracker-vm")  # it waits for the network by itself

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browsing import SLOW, chromium, open_terminal, screen_has, type_line
+from tests.browsing import SLOW, at_prompt, chromium, open_terminal, screen_has, type_line
 from tests.machine.conftest import PREPARED
-from tests.support import EVIDENCE, Dozlab
+from tests.support import EVIDENCE, Dozlab, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 PASSWORD = "page-pass-word"
+PROMPT = "root@page:~#"
 MOUNTED = "until mountpoint -q /workspace; do sleep 0.2; done"
 PAUSE = 16_000
 """Milliseconds: more than a connection whose other end is silent is given (12 s)."""
@@ -31,7 +32,7 @@ def page(quick: Dozlab) -> Iterator[Page]:
         quick.run("up", "page", *PREPARED, *words, timeout=420)
         with chromium() as context:
             terminal = open_terminal(context, quick.json("status", "page")["urls"]["terminal"], PASSWORD)
-            screen_has(terminal, "root@page")
+            at_prompt(terminal, PROMPT)
             yield terminal
     finally:
         quick.run("down", "page", check=False)
@@ -48,6 +49,7 @@ def workspace(quick: Dozlab) -> Path:
 def test_a_pause_keeps_shell_program_and_open_files(page: Page, quick: Dozlab) -> None:
     type_line(page, f"{MOUNTED}; kept=yes; echo pid=$$ > /root/pid; exec 3>>/workspace/held && echo held-$((1+1))")
     screen_has(page, "held-2")
+    at_prompt(page, PROMPT)
     type_line(page, "top -d 1")
     screen_has(page, "load average")
     quick.run("pause", "page")
@@ -63,21 +65,24 @@ def test_a_pause_keeps_shell_program_and_open_files(page: Page, quick: Dozlab) -
     screen_has(page, "load average")  # it goes on, it was not replaced by a prompt
 
     page.keyboard.press("q")
-    screen_has(page, "root@page:~#")
+    at_prompt(page, PROMPT)
     quick.run("pause", "page")
     shown(page, "Paused")
     type_line(page, "echo $kept-$([ pid=$$ = $(cat /root/pid) ] && echo same); echo end >&3; echo waited-$((2+2))")
     quick.run("resume", "page")
     screen_has(page, "waited-4")
     screen_has(page, "yes-same")
-    assert (workspace(quick) / "held").read_text() == "end\n"
+    held = workspace(quick) / "held"
+    until(lambda: held.read_text() == "end\n", what="what was written", seconds=60)  # sshfs writes in its own time
 
 
 def test_a_reset_is_said_and_shell_and_workspace_are_there_again(page: Page, quick: Dozlab) -> None:
     (workspace(quick) / "from-editor").write_text("from the editor\n")
+    at_prompt(page, PROMPT)
     type_line(page, f"{MOUNTED}; exec 3>&-; touch /root/early; clear; echo noted-$((1+1))")
     screen_has(page, "noted-2")
     quick.run("checkpoint", "page", "start", timeout=400)
+    at_prompt(page, PROMPT)
     type_line(page, "touch /root/late; echo noted-$((1+2))")
     screen_has(page, "noted-3")
     for name, words, files in (
@@ -86,10 +91,11 @@ def test_a_reset_is_said_and_shell_and_workspace_are_there_again(page: Page, qui
     ):
         quick.run("reset", "page", *([name] if name else []), timeout=450)
         screen_has(page, words)
-        shown(page, "Live")
+        at_prompt(page, PROMPT)
         page.screenshot(path=EVIDENCE / f"machine-reset-{name or 'clean'}.png")
         type_line(page, "clear; (ls /root | grep -E '^(early|late)$' || echo none) | tr '\\n' . ; echo :files")
         screen_has(page, f"{files}.:files")
+        at_prompt(page, PROMPT)
         mark = workspace(quick) / f"after-{name or 'clean'}"
         # sshfs fails what it finds on its way when it notices that it must connect anew.
         copy = f"until cp /workspace/from-editor /workspace/{mark.name}; do sleep 0.5; done"

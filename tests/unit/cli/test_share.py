@@ -65,10 +65,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Terminal]:
     started, end = threading.Event(), threading.Event()
     thread = threading.Thread(target=there.serve, args=(started, end))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     yield there
     end.set()
-    thread.join(10)
+    thread.join(60)
     shutil.rmtree(run)
 
 

@@ -38,7 +38,7 @@ async def bridge(request: pytest.FixtureRequest, settings: Settings) -> AsyncIte
     await running.close()
 
 
-async def until(condition: Callable[[], bool], what: str, *, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], what: str, *, seconds: float = 30.0) -> None:
     """Poll until the condition holds.
 
     :raises AssertionError: naming what is missing

@@ -32,7 +32,7 @@ class RawSftp:
     """One connection. Every call is one request and its reply."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port), timeout=10)
+        self.socket = socket.create_connection((host, port), timeout=30)
         self._id = 0
         try:
             self._send(bytes([_INIT]) + struct.pack(">I", 3))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from dozlab.code_server import install
 from dozlab.lib.errors import DozlabError
+from tests.support import until
+from tests.unit.lib.test_processes import alive
 
 
 def test_another_tarball_is_refused(tmp_path: Path) -> None:
@@ -37,10 +38,7 @@ def test_a_failing_npm_is_one_line_and_leaves_no_process(tmp_path: Path) -> None
     with pytest.raises(DozlabError, match=r"fatal error: y\.h: No such file; see "):
         install._run(["/bin/sh", "-c", script], tmp_path, {"PATH": "/usr/bin:/bin"}, output, "building")
     pid = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid}").exists() and "sleep" in Path(f"/proc/{pid}/cmdline").read_text():
-        assert time.monotonic() < deadline, "npm's children live on"
-        time.sleep(0.05)
+    until(lambda: not alive(pid), what="the end of npm's children", seconds=30)
 
 
 def test_an_installation_is_known_by_its_manifest(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ print(*found)
 @pytest.mark.root
 def test_each_vmm_that_ends_is_counted_and_none_that_begins() -> None:
     argv = ["unshare", "--net", sys.executable, "-c", _PROGRAM]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     before, *counts = done.stdout.split()
     assert before == "None", done.stderr
     first = int(counts[0])

@@ -9,7 +9,6 @@ from tools import images, images_builder, images_context, release
 from tools.images_context import IMAGES
 from tools.images_run import Conditions, specification
 
-from dozlab.images.store import Manifest
 from dozlab.lib.errors import BadUsage, DozlabError
 
 
@@ -95,33 +94,6 @@ def test_a_test_copy_is_not_published() -> None:
     release.check_firecracker("test-copy", "")
     with pytest.raises(BadUsage, match="unset it"):
         release.check_firecracker("test-copy", "ghcr.io/dozlab")
-
-
-def test_pack_and_describe(tmp_path: pathlib.Path) -> None:
-    import zstandard
-
-    (tmp_path / "image").write_bytes(b"x" * 100_000)
-    release.pack(tmp_path / "image", tmp_path / "image.zst")
-    size = (tmp_path / "image.zst").stat().st_size
-    assert zstandard.ZstdDecompressor().decompress((tmp_path / "image.zst").read_bytes()) == b"x" * 100_000
-    described = release.describe(Manifest("d" * 64, 100_000, "n", packages={"p": "1"}), "image.zst", size, "e" * 64)
-    assert described["sha256"] == "d" * 64
-    assert described["packed"] == {"file": "image.zst", "sha256": "e" * 64, "size": size}
-    assert described["packages"] == {"p": "1"}
-
-
-def test_a_base_is_packed_once(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "image").write_bytes(b"x" * 100_000)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache/other-vm-aa-12.zst").touch()
-    first, again, newer = (
-        release.packed(tmp_path / "image", key, tmp_path / "cache").stat()
-        for key in ("dozlab-vm-aa", "dozlab-vm-aa", "dozlab-vm-bb")
-    )
-    assert first.st_ino == again.st_ino
-    assert first.st_size == newer.st_size
-    left = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    assert left == [f"dozlab-vm-bb-{release.LEVEL}.zst", "other-vm-aa-12.zst"]
 
 
 def test_firecracker_of_an_unknown_kind_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

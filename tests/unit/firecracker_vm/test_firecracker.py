@@ -101,7 +101,7 @@ async def test_a_wrong_kernel_is_refused_in_firecracker_s_words_and_the_process_
     try:
         with pytest.raises(VmmRefused, match=r"refused PUT /actions: .*[Ee]lf"):
             await vmm.start(spec, write)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await vmm.wait()
     finally:
         await vmm.end()

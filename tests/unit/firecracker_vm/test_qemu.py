@@ -98,7 +98,7 @@ async def test_a_qemu_that_is_killed_is_seen(spec: Spec) -> None:
     try:
         await vmm.start(spec, write)
         os.kill(vmm.pid, 9)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             end = await vmm.wait()
         assert (end.code, end.ours) == (-9, False)
     finally:

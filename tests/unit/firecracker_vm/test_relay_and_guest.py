@@ -117,7 +117,7 @@ async def test_too_many_connections_are_refused_and_room_comes_back() -> None:
         assert await other.read(-1) == b""
         other_writer.close()
         writer.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not await ssh_answers("127.0.0.1", port):
                 await asyncio.sleep(0.05)
 

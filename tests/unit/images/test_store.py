@@ -17,6 +17,7 @@ from dozlab.images import gc
 from dozlab.images.store import Manifest, Store, UrlRecord, copy_sparse, sha256_file
 from dozlab.lib.errors import DozlabError, TransientError
 from dozlab.lib.units import MIB
+from dozlab.session import image_choice
 
 
 def put(store: Store, tmp_path: Path, data: bytes = b"image", name: str = "") -> str:
@@ -275,20 +276,49 @@ def test_gc_removes_old_images_and_unfinished_downloads(tmp_path: Path) -> None:
     assert [each.digest for each in store.ls()] == [fresh]
 
 
-def test_gc_spares_what_a_session_takes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("clock", [0.0, -300.0, 300.0])
+def test_gc_spares_what_a_session_chooses_meanwhile(
+    clock: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the clock of the file system says of that moment: another one than before is enough."""
     store = Store(tmp_path / "store")
-    digest = put(store, tmp_path)
+    digest = put(store, tmp_path, name="base")
     old(store, digest)
     whole = gc.candidates
 
-    def taken_then(*args: Any) -> list[gc.Candidate]:
+    def chosen_then(*args: Any) -> list[gc.Candidate]:
         found = whole(*args)
-        old(store, digest, -5)
+        assert image_choice.choose("base", "", store.root) == (store.path(digest).as_uri(), digest)
+        then = store.used(digest) + clock
+        os.utime(store.root / "sha256" / digest / "used", (then, then))
         return found
 
-    monkeypatch.setattr(gc, "candidates", taken_then)
-    assert gc.collect(store, in_use=nobody, older_than=100).gone == ()
+    monkeypatch.setattr(gc, "candidates", chosen_then)
+    assert gc.collect(store, in_use=nobody, older_than=100, named=True).gone == ()
     assert store.get(digest)
+    monkeypatch.undo()
+    assert gc.collect(store, in_use=nobody, older_than=100, named=True).gone == ()  # it has no disk yet: `gc.GRACE`
+
+
+def test_what_goes_while_it_is_chosen_was_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at a name and the lock on its image anything may happen: then the name is looked at again."""
+    store = Store(tmp_path / "store")
+    first, second = put(store, tmp_path, name="base"), put(store, tmp_path, b"newer")
+    whole, news = Store.hold, list[str]([second])
+
+    def removed_first(self: Store, digest: str) -> int | None:
+        if digest == first:
+            store.remove(first, nobody)
+            for each in news:
+                store.name("base", each)
+        return whole(self, digest)
+
+    monkeypatch.setattr(Store, "hold", removed_first)
+    assert image_choice.choose("base", "", store.root)[1] == second
+    put(store, tmp_path, name="base")
+    news.clear()
+    with pytest.raises(DozlabError, match="no image 'base' in the store; build it: dozlab image build base"):
+        image_choice.choose("base", "", store.root)
 
 
 KILLED_GC = """

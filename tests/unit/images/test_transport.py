@@ -68,7 +68,7 @@ def test_what_is_exported_is_what_any_zstd_unpacks(store: Store, image: bytes, t
         alone = subprocess.run(["zstd", "-dc"], input=data, check=True, capture_output=True).stdout
         assert alone == image[frame.at : frame.at + frame.size]
     assert len(found.frames) == 3
-    assert sorted(path.name for path in target.parent.iterdir()) == ["lab.ext4.zst", "lab.json"]
+    assert sorted(path.name for path in target.parent.iterdir()) == ["lab.ext4.zst", "lab.json", "lab.spdx.json"]
 
 
 def test_what_cannot_be_exported_leaves_nothing(store: Store, tmp_path: Path) -> None:

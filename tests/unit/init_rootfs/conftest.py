@@ -6,6 +6,8 @@ import contextlib
 import datetime
 import hashlib
 import ipaddress
+import itertools
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +22,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dozlab.lib.proc import need, run
+
+READ_ONLY = "mount --bind . .; mount -o remount,bind,ro $PWD"
+"""For `mounted`: the folder as it is, and nobody may write to it."""
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, how: str) -> Iterator[Path]:
+    """Yield a folder as a mount namespace of its own has it, after `how`; the mounts end with the process in there."""
+    argv = ["setpriv", "--pdeathsig", "KILL", "unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    with subprocess.Popen(
+        [*argv, f"set -e; cd {folder}; {how}; echo done; read end"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin and child.stdout
+        assert child.stdout.readline() == b"done\n"
+        yield Path(f"/proc/{child.pid}/root{folder}")
+        child.stdin.close()
 
 
 @dataclass
@@ -44,6 +62,10 @@ class Page:
     challenge: str = ""
     stall: bool = False
     """Send a byte, then nothing more, until the server ends."""
+    pace: tuple[int, float] | None = None
+    """Send so many bytes, then nothing for so many seconds, and so on."""
+    drip: str = ""
+    """Send `head` or `body` byte by byte, never all of it."""
 
 
 class Server(ThreadingHTTPServer):
@@ -102,6 +124,9 @@ class Web:
         etag = page.headers.get("ETag")
         if etag and sent.get("If-None-Match") == etag:
             body, status = b"", 304
+        if page.drip == "head":
+            self.trickle(handler, b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a")
+            return
         start = 0
         if status == 200 and page.ranges and "Range" in sent and sent.get("If-Range", etag) == etag:
             first, last = sent["Range"].removeprefix("bytes=").split("-")
@@ -130,6 +155,9 @@ class Web:
             page.cuts -= 1
             body = body[: page.cut_at - start]
             handler.close_connection = True
+        elif page.drip:
+            self.trickle(handler, b"", body)
+            return
         elif page.stall:
             body = body[:1]
         elif page.hold:
@@ -138,6 +166,11 @@ class Web:
             handler.wfile.flush()
             page.hold.wait(30)
             body = body[half:]
+        elif page.pace:
+            while len(body) > page.pace[0]:
+                handler.wfile.write(body[: page.pace[0]])
+                body = body[page.pace[0] :]
+                self.over.wait(page.pace[1])
         self.sent += len(body)
         try:
             handler.wfile.write(body)
@@ -147,6 +180,16 @@ class Web:
         if page.stall:
             handler.wfile.flush()
             self.over.wait(30)
+
+    def trickle(self, handler: BaseHTTPRequestHandler, begin: bytes, then: bytes) -> None:
+        """Send `begin`, then a byte of `then` after another until the client has had enough."""
+        handler.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            handler.wfile.write(begin)
+            for at in itertools.count():
+                if self.over.wait(0.01):
+                    return
+                handler.wfile.write(then[at % len(then) :][:1])
 
 
 @pytest.fixture

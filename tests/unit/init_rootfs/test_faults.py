@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -27,7 +28,7 @@ from dozlab.init_rootfs import fetch
 from dozlab.init_rootfs.client import Limits
 from dozlab.init_rootfs.settings import from_env
 from dozlab.lib.errors import DozlabError, TransientError
-from tests.unit.init_rootfs.conftest import Page, Web
+from tests.unit.init_rootfs.conftest import READ_ONLY, Page, Web, mounted
 
 Environ = Callable[..., dict[str, str]]
 AT_ONCE = Limits(back_off=())
@@ -218,11 +219,34 @@ def test_a_manifest_that_lies_is_found_out(framed: Lab, web: Web, environ: Envir
     assert left(env) == []
 
 
-def test_a_server_that_falls_silent_or_trickles(lab: Lab, web: Web, environ: Environ, tmp_path: Path) -> None:
-    env = environ(IMAGE_DOWNLOAD_URL=lab.serve(web, tmp_path, stall=True))
-    with pytest.raises(TransientError, match="broke off"):
-        get(env, Limits(back_off=(0.01,), silence=0.2))
+@pytest.mark.parametrize("lab", ["gz", "frames"], indirect=True)
+@pytest.mark.parametrize(
+    ("how", "limits", "words"),
+    [
+        ({"stall": True}, {"silence": 0.2}, r"broke off after .*; try again$"),
+        ({"drip": "body"}, {"slow_window": 0.2}, r"broke off after .*: too slow, .*B in .* s \(at least 150 KiB/s are"),
+        ({"drip": "head"}, {"answer": 0.2}, r"^cannot download .*: no answer in 0.2 s$"),
+    ],
+    ids=["silent", "body", "head"],
+)
+def test_a_server_that_falls_silent_or_trickles(
+    how: dict[str, Any], limits: dict[str, Any], words: str, lab: Lab, web: Web, environ: Environ, tmp_path: Path
+) -> None:
+    env = environ(IMAGE_DOWNLOAD_URL=lab.serve(web, tmp_path, **how))
+    with pytest.raises(TransientError, match=words):
+        get(env, Limits(back_off=(0.01,), **limits))
     assert Store(Path(env["KERNELS_DIR"])).ls() == []
+    page = lab.page(web)
+    page.stall, page.drip = False, ""
+    assert get(env).digest == lab.digest
+    good(env, lab)
+
+
+def test_a_slow_server_that_keeps_the_least_rate_is_waited_for(web: Web, environ: Environ, noisy: bytes) -> None:
+    """Many windows pass, each with enough in it: the rate counts, not the time in all."""
+    web.pages["/i"] = Page(noisy[: 1 << 20] + bytes(3 << 20), pace=(1 << 18, 0.05))
+    patient = Limits(back_off=(), slow_window=0.04, slow_bytes=1)
+    assert get(environ(IMAGE_DOWNLOAD_URL=web.url + "/i"), patient).path.exists()
 
 
 CHILD = "import sys; from dozlab.init_rootfs.__main__ import main; sys.exit(main([]))"
@@ -328,16 +352,11 @@ def test_a_signal_keeps_what_can_be_resumed(framed: Lab, web: Web, environ: Envi
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=True)
-    try:
+    (tmp_path / "small").mkdir()
+    with mounted(tmp_path / "small", "mount -t tmpfs -o size=3m tmpfs .") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.root
 def test_a_full_disk(lab: Lab, small: Path, web: Web, environ: Environ, tmp_path: Path) -> None:
     env = {**environ(IMAGE_DOWNLOAD_URL=lab.serve(web, tmp_path)), "KERNELS_DIR": str(small / "store")}
     with pytest.raises(DozlabError, match=r"became full|has room for"):
@@ -346,7 +365,6 @@ def test_a_full_disk(lab: Lab, small: Path, web: Web, environ: Environ, tmp_path
     assert Store(small / "store").ls() == []
 
 
-@pytest.mark.root
 def test_a_disk_that_somebody_else_fills_meanwhile(small: Path, noisy: bytes, web: Web, environ: Environ) -> None:
     lab = Lab(noisy[: 4 << 20], "gz")
     env = {**environ(IMAGE_DOWNLOAD_URL=lab.serve(web, small)), "KERNELS_DIR": str(small / "store")}
@@ -358,20 +376,33 @@ def test_a_disk_that_somebody_else_fills_meanwhile(small: Path, noisy: bytes, we
     assert left(env) == []
 
 
-@pytest.mark.root
 def test_a_read_only_store_serves_what_it_has(framed: Lab, web: Web, environ: Environ, tmp_path: Path) -> None:
     env = environ(IMAGE_DOWNLOAD_URL=framed.serve(web, tmp_path))
     get(env)
-    kernels = env["KERNELS_DIR"]
-    subprocess.run(["mount", "--bind", kernels, kernels], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", kernels], check=True)
+    with mounted(Path(env["KERNELS_DIR"]), READ_ONLY) as kernels:
+        env["KERNELS_DIR"] = str(kernels)
         for more in ({}, {"IMAGE_SHA256": framed.digest}):
             assert get({**env, **more}).digest == framed.digest
         with pytest.raises(DozlabError, match=r"cannot (write to|make) .*Read-only"):
             get({**env, "IMAGE_DOWNLOAD_URL": Lab(framed.image[:-1] + b"x", "plain").serve(web, tmp_path)})
-    finally:
-        subprocess.run(["umount", kernels], check=True)
+        path = Store(kernels).path(framed.digest)
+        assert path.read_bytes() == framed.image
+
+
+def test_a_damaged_image_of_a_read_only_store_is_not_used(
+    framed: Lab, web: Web, environ: Environ, tmp_path: Path
+) -> None:
+    env = environ(IMAGE_DOWNLOAD_URL=framed.serve(web, tmp_path), IMAGE_SHA256=framed.digest)
+    path = get(env).path
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(2_500_000)
+        file.write(b"x")
+    with (
+        mounted(Path(env["KERNELS_DIR"]), READ_ONLY) as kernels,
+        pytest.raises(DozlabError, match=r"cannot (write to|make) .*Read-only"),
+    ):
+        get({**env, "KERNELS_DIR": str(kernels)})
 
 
 def test_a_damaged_image_of_the_store_is_fetched_again(lab: Lab, web: Web, environ: Environ, tmp_path: Path) -> None:

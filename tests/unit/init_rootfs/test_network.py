@@ -6,13 +6,16 @@ import hashlib
 import logging
 import os
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from dozlab.images.store import Store
-from dozlab.init_rootfs import fetch
+from dozlab.init_rootfs import client, fetch
 from dozlab.init_rootfs.client import Limits
 from dozlab.init_rootfs.settings import from_env
 from dozlab.lib.errors import BadUsage, DozlabError
@@ -130,6 +133,23 @@ def test_mirrors_are_tried_in_turn(web: Web, image: bytes, environ: Environ) -> 
     assert [path for path, _ in web.seen] == ["/busy", "/busy", "/none", "/bad", "/good"]
 
 
+@pytest.mark.parametrize("kind", ["gz", "frames"])
+def test_what_a_broken_mirror_gave_goes_once_another_has_given_all(
+    kind: str, web: Web, image: bytes, environ: Environ, tmp_path: Path
+) -> None:
+    from tests.unit.init_rootfs.test_faults import Lab
+
+    lab = Lab(image, kind)
+    lab.serve(web, tmp_path, cut_at=5000)
+    env = environ(IMAGE_DOWNLOAD_URL=f"{web.url}/{'i.ext4.zst' if kind == 'frames' else 'i'} {web.url}/whole")
+    with pytest.raises(DozlabError):
+        get(env)
+    assert os.listdir(Path(env["KERNELS_DIR"]) / "tmp") != []
+    web.pages["/whole"] = Page(image)
+    assert get(env).digest == lab.digest
+    assert os.listdir(Path(env["KERNELS_DIR"]) / "tmp") == []
+
+
 def test_a_full_disk_is_the_same_at_every_mirror(web: Web, image: bytes, environ: Environ) -> None:
     web.pages["/a"] = web.pages["/b"] = Page(image)
     with pytest.raises(DozlabError, match="has room for"):
@@ -167,3 +187,23 @@ def test_a_proxy_is_asked_unless_the_host_is_left_out(
     web.seen.clear()
     get({**environ(IMAGE_DOWNLOAD_URL=web.url + "/i"), "KERNELS_DIR": str(tmp_path / "other")})
     assert [path for path, _ in web.seen] == ["/i"]
+
+
+def test_an_answer_that_comes_too_late_is_closed() -> None:
+    go, closed = threading.Event(), threading.Event()
+
+    def send() -> Any:
+        go.wait(30)
+        return SimpleNamespace(close=closed.set)
+
+    assert client._Answer(send).within(0.01) is None
+    go.set()
+    assert closed.wait(30)
+
+
+def test_what_goes_wrong_on_the_way_to_an_answer_is_told_where_it_is_waited_for() -> None:
+    def send() -> Any:
+        raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        client._Answer(send).within(30)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from dozlab.cli.main import cli
-from dozlab.images import export
+from dozlab.images import export, layers, manifest
 from dozlab.images.store import Store
 from dozlab.init_rootfs import fetch, oci
 from dozlab.init_rootfs.auth import Credentials, load
@@ -125,14 +125,15 @@ class Shelf:
         (folder / "a.ext4").write_bytes(image)
         digest = store.add_file(folder / "a.ext4", name="lab").digest
         made, _ = export.export(store, digest, folder / "lab.ext4.zst")
-        config, blob = made.dump().encode(), (folder / "lab.ext4.zst").read_bytes()
+        packed = (folder / "lab.ext4.zst").read_bytes()
+        about, blob = layers.layer(layers.MANIFEST, made.dump().encode()), layers.layer(layers.FILE, packed)
         self.url = f"oci://{self.host}/lab"
         challenge = f'Bearer realm="{web.url}/token",service="shelf",scope="repository:lab:pull"'
         self.page("/v2/", b"{}", challenge)
         self.told = {
-            "artifactType": oci.ARTIFACT,
-            "config": {"digest": self.put(config, challenge)},
-            "layers": [{"digest": self.put(blob, challenge), "size": len(blob)}],
+            "config": {"mediaType": oci.OCI_CONFIG},
+            "layers": [{"digest": self.put(data, challenge), "size": len(data)} for data in (about, blob)],
+            "annotations": {oci.MARK: digest},
         }
         self.page("/v2/lab/manifests/latest", json.dumps(self.told).encode(), challenge)
         web.pages["/token?scope=repository%3Alab%3Apull&service=shelf"] = Page(
@@ -166,6 +167,49 @@ def test_a_token_is_got_and_used(shelf: Shelf, image: bytes, environ: Environ, t
     assert len(asked) == 1
 
 
+def test_a_mounted_one_is_read_frame_by_frame(
+    registry: str, certificate: Certificate, image: bytes, environ: Environ, tmp_path: Path
+) -> None:
+    """What was pushed, laid out as container runtimes lay out an image: layer over layer into one folder."""
+    (tmp_path / "a.ext4").write_bytes(image)
+    store = Store(tmp_path / "origin")
+    store.add_file(tmp_path / "a.ext4", name="lab", packages={"git": "1:2"})
+    made, _ = export.export(store, "lab", tmp_path / "lab.ext4.zst")
+    login = docker_config(tmp_path / "docker", registry)
+    client = Client(load(login, [], None), ca_file=certificate.ca, limits=FAST)
+    try:
+        oci.push(client, tmp_path / "lab.ext4.zst", made, f"oci://{registry}/labs/one:v1")
+        there = oci.Registry(client, oci.parse(f"oci://{registry}/labs/one:v1"))
+        told = there.manifest()
+        config = json.loads(there.document(there.blob_url(told["config"]["digest"]), told["config"]["digest"], 1 << 20))
+        assert config["rootfs"]["diff_ids"] == [layer["digest"] for layer in told["layers"]]
+        for layer in told["layers"]:
+            (tmp_path / "layer.tar").write_bytes(
+                there.document(there.blob_url(layer["digest"]), layer["digest"], 1 << 24)
+            )
+            (tmp_path / "mounted").mkdir(exist_ok=True)
+            subprocess.run(["tar", "-xf", "layer.tar", "-C", "mounted"], cwd=tmp_path, check=True)
+    finally:
+        client.close()
+    assert sorted(path.name for path in (tmp_path / "mounted").iterdir()) == [layers.FILE, layers.MANIFEST]
+    env = environ(IMAGE_DOWNLOAD_URL=f"file://{tmp_path}/mounted/{layers.FILE}")
+    base = fetch.base(from_env(env), lambda line: None, FAST)
+    base.release()
+    assert base.path.read_bytes() == image
+    stored = Store(Path(env["KERNELS_DIR"])).get(base.digest)
+    assert stored and stored.packages == {"git": "1:2"}  # of the manifest beside it
+
+
+def test_a_registry_that_gives_no_parts(shelf: Shelf, image: bytes, environ: Environ, tmp_path: Path) -> None:
+    """Then all of it is fetched in one go, and what stands around the packed file is left out."""
+    for page in shelf.web.pages.values():
+        page.ranges = False
+    env = environ(IMAGE_DOWNLOAD_URL=shelf.url, IMAGE_AUTH_FILE=login(shelf, tmp_path))
+    base = fetch.base(from_env(env), lambda line: None, FAST)
+    base.release()
+    assert base.path.read_bytes() == image
+
+
 def test_a_token_that_has_run_out_is_renewed(shelf: Shelf, image: bytes, environ: Environ, tmp_path: Path) -> None:
     client = Client(load(Path(login(shelf, tmp_path)), [shelf.url]), limits=FAST)
     try:
@@ -183,7 +227,7 @@ def test_a_token_that_has_run_out_is_renewed(shelf: Shelf, image: bytes, environ
 def test_what_a_blob_is_redirected_to_gets_no_token(
     shelf: Shelf, image: bytes, environ: Environ, tmp_path: Path, web: Web
 ) -> None:
-    digest = shelf.told["layers"][0]["digest"]  # type: ignore[index]
+    digest = shelf.told["layers"][1]["digest"]  # type: ignore[index]
     path = f"/v2/lab/blobs/{digest}"
     other = Web()
     other.thread.start()
@@ -202,9 +246,9 @@ def test_what_a_blob_is_redirected_to_gets_no_token(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"artifactType": "", "config": {"mediaType": "application/vnd.oci.image.config.v1+json"}}, "is no base image"),
+        ({"annotations": {}}, "is no base image, but application/vnd.oci.image.config.v1"),
         ({"layers": []}, "no manifest that is understood"),
-        ({"config": {}}, "no manifest that is understood"),
+        ({"annotations": None}, "no manifest that is understood"),
     ],
 )
 def test_what_is_no_image_of_ours(
@@ -217,11 +261,25 @@ def test_what_is_no_image_of_ours(
 
 
 def test_a_blob_that_is_another_is_refused(shelf: Shelf, environ: Environ, tmp_path: Path) -> None:
-    config = shelf.told["config"]["digest"]  # type: ignore[index]
-    shelf.web.pages[f"/v2/lab/blobs/{config}"].body = b"{}"
+    about = shelf.told["layers"][0]["digest"]  # type: ignore[index]
+    shelf.web.pages[f"/v2/lab/blobs/{about}"].body = b"{}"
     env = environ(IMAGE_DOWNLOAD_URL=shelf.url, IMAGE_AUTH_FILE=login(shelf, tmp_path))
     with pytest.raises(DozlabError, match="has not the digest"):
         fetch.base(from_env(env), lambda line: None, FAST)
+
+
+def test_a_layer_is_a_tar_that_others_read(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(layers.layer(layers.FILE, b"x" * 700))
+    listed = subprocess.run(["tar", "-tvf", "a.tar"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert listed.stdout.split()[0::5] == ["-rw-r--r--", layers.FILE] and not listed.stderr
+    assert (tmp_path / "a.tar").stat().st_size == layers.length(700) == 512 + 1024 + 1024
+    assert len(layers.head(layers.FILE, 9 << 30)) == layers.START  # no second header: the file begins where it does
+    with pytest.raises(DozlabError, match=r"here holds no image\.json"):
+        layers.read(layers.layer(layers.FILE, b""), layers.MANIFEST, where="here")
+
+
+def test_a_node_finds_the_manifest_beside_the_mounted_file() -> None:
+    assert manifest.name_for(layers.FILE) == layers.MANIFEST
 
 
 @pytest.mark.parametrize(

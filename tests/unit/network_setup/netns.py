@@ -55,12 +55,13 @@ while True:
 ASK = """
 import concurrent.futures as f, json, socket, sys
 def ask(target):
-    kind, host, port = target.split(":")
+    kind, host, port = target.lstrip("+").split(":")
+    seconds = 20.0 if target[0] == "+" else 1.0
     try:
         if kind == "tcp":
-            with socket.create_connection((host, int(port)), 1.0) as s: return s.recv(100).decode()
+            with socket.create_connection((host, int(port)), seconds) as s: return s.recv(100).decode()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            s.settimeout(1.0); s.sendto(b"x", (host, int(port))); return s.recv(100).decode()
+            s.settimeout(seconds); s.sendto(b"x", (host, int(port))); return s.recv(100).decode()
     except OSError as e: return ""
 with f.ThreadPoolExecutor(40) as pool: print(json.dumps(list(pool.map(ask, sys.argv[1:]))))
 """
@@ -85,7 +86,7 @@ class Held:
         assert self.process.stdout
         self.process.stdin.close()
         try:
-            self.process.wait(5)
+            self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -134,10 +135,13 @@ class Lab:
         self.ip(self.guest, "route add default via 172.16.0.1")
 
     def ask(self, where: Held, *targets: str) -> dict[str, str]:
-        """Return for each `tcp:HOST:PORT` or `udp:...` the address the server saw, empty when there was no answer."""
+        """Return for each `tcp:HOST:PORT` or `udp:...` the address the server saw, empty when there was no answer.
+
+        One that is written with a `+` before it is waited for: there is to be an answer, and the machine may be busy.
+        """
         argv = self.inside(where, sys.executable, "-c", ASK, *targets)
         out = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-        return dict(zip(targets, json.loads(out), strict=True))
+        return dict(zip((target.lstrip("+") for target in targets), json.loads(out), strict=True))
 
     def setup(self, shared: Path, *before: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run network-setup in the session's namespace, by way of the command words `before`."""
@@ -145,7 +149,7 @@ class Lab:
             **os.environ, "SESSION_ID": "alpha", "SHARED_DIR": str(shared), "DNS_SERVERS": "10.50.0.1", **env,
         }  # fmt: skip
         argv = self.inside(self.session, *before, sys.executable, "-m", "dozlab.network_setup")
-        return subprocess.run(argv, env=dict(full), capture_output=True, text=True, check=False, timeout=30)
+        return subprocess.run(argv, env=dict(full), capture_output=True, text=True, check=False, timeout=60)
 
     def read(self, *argv: str) -> str:
         return subprocess.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import http.client
 import os
 import ssl
@@ -11,36 +10,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import connect
 
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.terminal_sidecar.settings import Settings
 from dozlab.terminal_sidecar.tls import Certificate
+from tests.certificates import write_pair
 from tests.unit.terminal_sidecar.conftest import Sidecar
-
-
-def write_pair(folder: Path, name: str = "localhost", *, passphrase: str = "") -> tuple[str, str]:
-    """Write a self-signed certificate for `name`, and its key; return their paths."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    sealed = serialization.BestAvailableEncryption(passphrase.encode()) if passphrase else serialization.NoEncryption()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealed)
-    for file, content in (("tls.crt", certificate.public_bytes(serialization.Encoding.PEM)), ("tls.key", pem)):
-        fresh = folder / f".{file}"
-        fresh.write_bytes(content)
-        fresh.rename(folder / file)
-    return str(folder / "tls.crt"), str(folder / "tls.key")
 
 
 class TlsSidecar(Sidecar):

@@ -119,6 +119,21 @@ def test_the_environment_carries_no_secret() -> None:
     assert all(isinstance(value, str) for value in whole.values())
 
 
+def test_mirrors_are_of_the_image_that_is_named_beside_them() -> None:
+    raw = {"rootfs": {"imageUrl": "https://a.example/x", "mirrors": ["oci://b.example/x"]}}
+    told = environment.init_rootfs(values.parse(operations._with_image(raw, values.parse(raw), "")))
+    assert told["IMAGE_DOWNLOAD_URL"] == "https://a.example/x oci://b.example/x"
+    told = environment.init_rootfs(values.parse(operations._with_image(raw, values.parse(raw), "https://c.example/y")))
+    assert told["IMAGE_DOWNLOAD_URL"] == "https://c.example/y"
+
+
+def test_an_address_with_a_password_is_refused_and_not_shown() -> None:
+    for rootfs in ({"imageUrl": "https://u:hunter2@a.example/x"}, {"mirrors": ["oci://u:hunter2@a.example/x"]}):
+        with pytest.raises(BadUsage, match="a user or password in an address") as caught:
+            values.parse({"rootfs": rootfs})
+        assert "hunter2" not in str(caught.value)
+
+
 def test_backoff_doubles_to_a_limit_and_forgets_after_a_healthy_life() -> None:
     backoff = Backoff(first=1, limit=4, healthy=60)
     assert [backoff.next(lived=0) for _ in range(4)] == [1, 2, 4, 4]

@@ -41,7 +41,7 @@ def holder(layout: Layout, program: Path) -> Iterator[int]:
     pid = int(launcher.stdout.readline())
     try:
         # Not waited for yet: a zombie, as the child of a `dozlab up` that still runs.
-        until(lambda: "Z" in Path(f"/proc/{launcher.pid}/stat").read_text(), what="the launcher's end", seconds=10)
+        until(lambda: "Z" in Path(f"/proc/{launcher.pid}/stat").read_text(), what="the launcher's end", seconds=30)
         state.Facts("lab", NONE, "127.0.0.1", None, launcher.pid, 0.0).save(layout.facts)
         yield pid
     finally:
@@ -55,7 +55,7 @@ def test_the_child_of_a_pasta_that_was_killed_early_is_no_session(layout: Layout
     pasta = tmp_path / "passt.avx2"
     shutil.copy(shutil.which("sleep") or "", pasta)
     with holder(layout, pasta) as pid:
-        until(lambda: os.readlink(f"/proc/{pid}/exe") == str(pasta), what="the program", seconds=10)
+        until(lambda: os.readlink(f"/proc/{pid}/exe") == str(pasta), what="the program", seconds=30)
         assert not state.alive(layout)
         with files.locked(layout.lock, wait=False):
             pass

@@ -31,6 +31,8 @@ class Guest:
 
     def __init__(self, shared: Path) -> None:
         self.shared, self.port = shared, free_port()
+        self.home = shared / "guest-home"
+        """Where shells and transfers begin."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def boot(self) -> None:
@@ -62,13 +64,16 @@ class Guest:
             assert self._process.stdin is not None and self._process.stdout is not None
             self.thaw()
             self._process.stdin.close()
-            self._process.wait(10)
+            self._process.wait(30)
             self._process.stdout.close()
             self._process = None
 
 
 class Sidecar:
     """The program itself, as a process on a port of its own."""
+
+    program: tuple[str, ...] = ("-m", "dozlab.terminal_sidecar")
+    """Words for Python."""
 
     def __init__(self, shared: Path, guest_port: int, page: Path, **environ: str) -> None:
         self.port, self.session, self.page = free_port(), environ.get("SESSION_ID", "lab1"), page
@@ -80,7 +85,7 @@ class Sidecar:
             "VM_IP": "127.0.0.1", "VM_SSH_PORT": str(guest_port), "HOST": "127.0.0.1", "PORT": str(self.port),
             "PAGE_DIR": str(page), "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **environ,
         }  # fmt: skip
-        argv = [sys.executable, "-m", "dozlab.terminal_sidecar"]
+        argv = [sys.executable, *self.program]
         self.process = subprocess.Popen(argv, env=env, stderr=self._log)
         self.until("/health", 200)
 
@@ -125,7 +130,7 @@ class Sidecar:
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(15)
+        code = self.process.wait(30)
         self._log.close()
         return code
 

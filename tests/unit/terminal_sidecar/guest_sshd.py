@@ -31,7 +31,8 @@ def _winsize(fd: int, cols: int, rows: int) -> None:
 class _Shell(asyncssh.SSHServerSession[bytes]):
     """bash on a pty; reads from the pty pause when the SSH window is full, as sshd's do."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path) -> None:
+        self.home = home
         self.master = -1
         self.child: asyncio.subprocess.Process | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -58,12 +59,12 @@ class _Shell(asyncssh.SSHServerSession[bytes]):
             "PATH": os.environ["PATH"],
             "TERM": "xterm-256color",
             "PS1": "guest$ ",
-            "HOME": "/tmp",
+            "HOME": str(self.home),
             "LANG": "C.UTF-8",
         }
         self.child = await asyncio.create_subprocess_exec(
             "/usr/bin/env", "setsid", "-c", "bash", "--norc", "--noprofile", "-i",
-            stdin=slave, stdout=slave, stderr=slave, env=env, cwd="/tmp",
+            stdin=slave, stdout=slave, stderr=slave, env=env, cwd=self.home,
         )  # fmt: skip
         os.close(slave)
         asyncio.get_running_loop().add_reader(self.master, self._readable)
@@ -120,7 +121,7 @@ class _Session(_Shell):
     """A shell, or a command or subsystem as a process on pipes, with back-pressure both ways."""
 
     def __init__(self, shared: Path) -> None:
-        super().__init__()
+        super().__init__(shared / "guest-home")
         self._shared = shared
         self._argv: list[str] = []
         self._writable = asyncio.Event()
@@ -145,7 +146,7 @@ class _Session(_Shell):
     async def _pipes(self) -> None:
         pipe = asyncio.subprocess.PIPE
         self.child = child = await asyncio.create_subprocess_exec(
-            *self._argv, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
+            *self._argv, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL, cwd=self.home
         )
         assert child.stdout is not None
         feeding = asyncio.get_running_loop().create_task(self._feed(child))
@@ -211,6 +212,7 @@ class _Server(asyncssh.SSHServer):
 
 async def main(shared: Path, port: int) -> None:
     host_key = shared / "guest_host_key"
+    (shared / "guest-home").mkdir(exist_ok=True)
     for path in (shared / "id_ed25519", host_key):
         if not path.exists():
             key = asyncssh.generate_private_key("ssh-ed25519")

@@ -95,7 +95,7 @@ class Server:
 
 
 async def patiently(answer: Awaitable[T], seconds: float) -> T:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await answer
 
 

@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from dozlab.terminal_sidecar import protocol as p
+from tests.support import until
 
 from .conftest import PASSWORD, Guest, Sidecar, Terminal, terminal
 
@@ -155,8 +156,7 @@ async def test_broken_frames_close_with_the_code_that_says_so(sidecar: Sidecar) 
         await client.socket.send(b"\x02" + b"x" * (1 << 20))
         assert await closed(client.socket) == 1009
     sidecar.until("/health", 200)
-    figures = sidecar.request("GET", "/metrics")[2].decode()
-    assert re.search(r"^dozlab_terminal_clients 0.0$", figures, re.M)
+    until(lambda: b"\ndozlab_terminal_clients 0.0\n" in sidecar.request("GET", "/metrics")[2], what="0", seconds=20)
 
 
 def raw(sidecar: Sidecar, cookie: str) -> connect:

@@ -215,7 +215,7 @@ async def test_who_is_shut_out_types_nothing_more_even_if_he_reads_nothing(monke
     serving = tasks.start(stream.serve(), name="serve")
     for frame in (p.Hello(), p.Input(b"before")):
         socket.inbox.put_nowait(p.encode_client(frame))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not guest.channels or b"before" not in guest.channels[0].log:
             await asyncio.sleep(0)
         closing = tasks.start(stream.close(p.CLOSE_LOGGED_OUT, "revoked"), name="close")

@@ -24,8 +24,8 @@ from dozlab.terminal_sidecar.guest import Guest as RealGuest
 from dozlab.terminal_sidecar.ports.routes import Ports
 from dozlab.terminal_sidecar.settings import Settings
 from dozlab.terminal_sidecar.tls import Certificate
+from tests.certificates import write_pair
 from tests.support import free_port
-from tests.unit.security.test_tls import write_pair
 from tests.unit.terminal_sidecar.conftest import Guest
 from tests.unit.terminal_sidecar.ports_lab import App, Handler, Lab
 from tests.unit.terminal_sidecar.test_files import memory

@@ -42,6 +42,7 @@ export class Pane {
   private ended: string | null = null;
   private liveBoots: number | null = null;
   private connected = false;
+  private everConnected = false;
   private everLive = false;
   /** Why the server has no room for it; "" when it has. */
   private refused = "";
@@ -71,7 +72,7 @@ export class Pane {
     const terminal = this.screen.terminal;
     const acks = (parsed: number, received: number): void => this.connection.send(protocol.ack(parsed, received));
     this.stream = new OutputStream(terminal, acks, () => {
-      this.connected = true;
+      this.connected = this.everConnected = true;
       this.show();
     });
     this.connection = new Connection(address.href, {
@@ -184,9 +185,8 @@ export class Pane {
   }
 
   private sayHow(): Words {
-    const { connected, liveBoots, ended, session } = this;
-    const seen = this.everLive || this.stream.epoch !== "";
-    const said = words({ connected, seen, guest: this.state?.guest ?? "waiting", machine: this.state?.machine ?? null, liveBoots, ended, session });
+    const { connected, everConnected, liveBoots, ended, session } = this;
+    const said = words({ connected, seen: everConnected, guest: this.state?.guest ?? "waiting", machine: this.state?.machine ?? null, liveBoots, ended, session });
     return this.refused ? { ...said, notice: `No room for this terminal: ${this.refused}. Close another one; this one then opens by itself.` } : said;
   }
 

@@ -148,7 +148,7 @@ async def test_a_kill_leaves_a_playable_file_that_the_next_run_serves(start: Sta
         await client.type("while :; do echo more-$RANDOM; done\n")
         await client.until(b"more-")
         server.process.kill()
-        server.process.wait(10)
+        server.process.wait(30)
     server._log.close()
     (path,) = folder.iterdir()
     kept = path.read_bytes()

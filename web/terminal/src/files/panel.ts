@@ -156,7 +156,7 @@ class View {
     this.free.textContent = found.free === null ? "" : `${bytes(found.free)} free.`;
     this.crumbs.replaceChildren(...found.crumbs.map((crumb, at) => this.crumb(crumb, at === found.crumbs.length - 1)));
     this.crumbs.scrollLeft = this.crumbs.scrollWidth;
-    this.list.replaceChildren(...found.entries.map((entry) => this.entry(entry)));
+    this.list.replaceChildren(...found.entries.map((entry, at) => this.entry(entry, `entry-${at}`)));
     if (focus) (this.list.querySelector("button") ?? this.crumbs.querySelector("button"))?.focus();
   }
 
@@ -166,16 +166,21 @@ class View {
     return button;
   }
 
-  private entry(entry: Entry): HTMLElement {
+  /** @param id of what is told beside the button: it describes it, and is no part of what one says to press it (WCAG 2.5.3) */
+  private entry(entry: Entry, id: string): HTMLElement {
     const what = entry.link ? "link" : entry.kind;
     const name = make("span", { class: "entry-name", title: entry.name }, entry.name);
     const about = entry.kind === "file" ? `${bytes(entry.size)}${entry.time ? ` · ${when(entry.time, new Date())}` : ""}` : entry.kind === "other" ? "special" : "";
     const row = make("li", { class: "entry", "data-kind": entry.kind });
     const open = entry.kind === "folder" ? () => void this.show(entry.path, true) : () => void this.take(entry);
     const label = `${entry.kind === "folder" ? "Open" : "Download"} ${entry.name} (${what})`;
-    const main = make("button", { type: "button", class: "entry-open", "aria-label": label, click: open }, icon(entry.kind === "folder" ? FOLDER : FILE), name, make("span", { class: "entry-about" }, about));
+    const main = make("button", { type: "button", class: "entry-open", "aria-label": label, click: open }, icon(entry.kind === "folder" ? FOLDER : FILE), name);
     main.disabled = entry.kind === "other";
     row.append(main);
+    if (about) {
+      row.append(make("span", { class: "entry-about", id }, about));
+      main.setAttribute("aria-describedby", id);
+    }
     if (entry.kind === "folder") row.append(iconButton(`Download ${entry.name} as tar`, DOWN, () => void this.take(entry)));
     return row;
   }
