@@ -32,9 +32,17 @@ def cgroup(kube: Kube, session: str, container: str) -> Path:
 def pid_of(kube: Kube, session: str, container: str, word: str) -> int:
     """Return the process of a container whose command line has the word."""
     for pid in map(int, (cgroup(kube, session, container) / "cgroup.procs").read_text().split()):
-        if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if word.encode() in words_of(pid):
             return pid
     raise AssertionError(f"no {word} in {container}")
+
+
+def words_of(pid: int) -> bytes:
+    """Return a process's command line, empty where it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def restarts(kube: Kube, session: str, container: str) -> int:
@@ -127,6 +135,5 @@ def test_uninstall_leaves_no_object_and_no_process(kube: Kube, lab: str, second:
     left = [name for name in names if name.endswith((f"-{lab}", f"-{second}", f"-{lab}-secrets", f"-{second}-secrets"))]
     assert not left, names
     words = (b"qemu-system", b"dozlab.firecracker_vm", b"dozlab.terminal_sidecar", b"dozlab.code_server")
-    procs = [pid for file in MEMORY.rglob("cgroup.procs") for pid in file.read_text().split()]
-    lines = [path.read_bytes() for path in (Path(f"/proc/{pid}/cmdline") for pid in procs) if path.exists()]
+    lines = [words_of(int(pid)) for file in MEMORY.rglob("cgroup.procs") for pid in file.read_text().split()]
     assert not [line for line in lines if any(word in line for word in words)]

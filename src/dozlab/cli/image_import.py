@@ -20,7 +20,7 @@ from dozlab.lib.units import format_seconds, format_size, parse_size
 @click.argument("source", default="")
 @click.option("--name", default="", help="Name for it in the store; otherwise told from SOURCE.")
 @click.option(
-    "--dockerfile", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+    "--dockerfile", type=click.Path(path_type=Path), metavar="DIR",
     help="Build the Dockerfile in DIR with docker (DOCKER_HOST counts), and take what comes out.",
 )  # fmt: skip
 @click.option("--size-limit", default="4Gi", show_default=True, help="Most that the finished image may have.")
