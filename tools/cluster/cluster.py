@@ -9,9 +9,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -258,6 +259,22 @@ def start(name: str) -> None:
         if name in (recorded := _recorded(record)) and recorded[name].alive:
             raise DozlabError(f"{name} runs already (process {recorded[name].pid})")
         _begin(at, record, parts[name])
+
+
+@contextlib.contextmanager
+def held(name: str) -> Iterator[None]:
+    """Let one component stand still (SIGSTOP) as long as the block lasts: it answers nobody and loses nothing.
+
+    :raises DozlabError: when no cluster is up or there is no such component
+    """
+    recorded = _recorded(_record(layout.default()))
+    if name not in recorded:
+        raise DozlabError(f"no component {name}", hint=f"one of: {', '.join(recorded)}")
+    processes.send(recorded[name], signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        processes.send(recorded[name], signal.SIGCONT)
 
 
 def _devices() -> tuple[str, ...]:

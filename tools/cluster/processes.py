@@ -69,6 +69,17 @@ def start(argv: Sequence[str], log: Path, env: Mapping[str, str]) -> Process:
     return process
 
 
+def send(process: Process, number: signal.Signals) -> None:
+    """Send a signal to it, if it still runs."""
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(process.pid)
+        try:
+            if process.alive:
+                signal.pidfd_send_signal(fd, number)
+        finally:
+            os.close(fd)
+
+
 def kill(processes: Iterable[Process], *, within: float = 10.0) -> list[Process]:
     """SIGKILL all of them and wait until they have gone; return those that have not."""
     waiting: dict[int, Process] = {}
