@@ -20,17 +20,17 @@ def run(script: str, output: Path, *, timeout: float = 60.0) -> tuple[str, list[
 
 
 def test_what_is_being_done_is_told(tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    os.mkfifo(go)
+    for name in ("first", "second"):  # one each: who opens the next may meet the end of the one before
+        os.mkfifo(tmp_path / name)
     told: list[str] = []
 
     def heard(step: str) -> None:
         told.append(step)
-        go.write_text("on\n")
+        (tmp_path / step.partition(" ")[0]).write_text("on\n")
 
     text = logged.run(
-        ["sh", "-c", f"echo first; read line < {go}; echo second >&2; read line < {go}"], tmp_path / "log", name="tool",
-        timeout=60, progress=heard, doing=logged.last_line, env={"A": "b"},
+        ["sh", "-c", "echo first; read line < first; echo second >&2; read line < second"], tmp_path / "log",
+        name="tool", timeout=60, progress=heard, doing=logged.last_line, env={"A": "b"}, cwd=tmp_path,
     )  # fmt: skip
     assert text == "first\nsecond\n" and [step.partition(" ")[0] for step in told] == ["first", "second"]
 
@@ -44,8 +44,8 @@ def test_a_failure_has_the_last_line_and_all_that_was_said(tmp_path: Path) -> No
 
 
 def test_a_program_that_does_not_end_is_ended(tmp_path: Path) -> None:
-    with pytest.raises(DozlabError, match=r"did not end within 2\.0 s"):
-        run("echo $$; exec sleep 600", tmp_path / "log", timeout=2.0)
+    with pytest.raises(DozlabError, match=r"did not end within 5\.0 s"):
+        run("echo $$; exec sleep 600", tmp_path / "log", timeout=5.0)
     assert not Path(f"/proc/{int((tmp_path / 'log').read_text())}").exists()
 
 
