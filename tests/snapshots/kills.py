@@ -72,24 +72,27 @@ def kill_during(
     words: list[str],
     session: Callable[[], Path | None],
     plan: Plan,
-    after: Callable[[], bool] = lambda: True,
+    after: Callable[[], bool] | None = None,
 ) -> Killed:
     """Start a verb, kill one process of those that work for it at that moment, and wait until the command has ended.
 
     :param session: returns the state folder of the session it works on, where there is one yet
-    :param after: the moment counts from when this is true
+    :param after: the moment counts from when this is true; in place of whoever has gone by then the command is hit
     """
     process = command.popen(*words)
     try:
-        while process.poll() is None and not after():
+        while process.poll() is None and after and not after():
             time.sleep(0.01)
         time.sleep(plan.moment)
         victim, wanted = "", VICTIMS[int(plan.lot * len(VICTIMS))]
         while not victim and process.poll() is None:
-            if pid := workers(process.pid, session()).get(wanted):
+            there = workers(process.pid, session())
+            if after and wanted not in there:
+                wanted = "command"
+            if wanted in there:
                 victim = wanted
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(there[wanted], signal.SIGKILL)
             else:
                 time.sleep(0.01)
         said, _ = process.communicate(timeout=240)
