@@ -389,15 +389,19 @@ def test_a_read_only_store_serves_what_it_has(framed: Lab, web: Web, environ: En
         assert path.read_bytes() == framed.image
 
 
-def test_a_damaged_image_of_a_read_only_store_is_not_used(
-    framed: Lab, web: Web, environ: Environ, tmp_path: Path
-) -> None:
-    env = environ(IMAGE_DOWNLOAD_URL=framed.serve(web, tmp_path), IMAGE_SHA256=framed.digest)
-    path = get(env).path
+def spoil(path: Path) -> None:
+    """Change a byte in the middle of an image of the store."""
     path.chmod(0o644)
     with path.open("r+b") as file:
         file.seek(2_500_000)
         file.write(b"x")
+
+
+def test_a_damaged_image_of_a_read_only_store_is_not_used(
+    framed: Lab, web: Web, environ: Environ, tmp_path: Path
+) -> None:
+    env = environ(IMAGE_DOWNLOAD_URL=framed.serve(web, tmp_path), IMAGE_SHA256=framed.digest)
+    spoil(get(env).path)
     with (
         mounted(Path(env["KERNELS_DIR"]), READ_ONLY) as kernels,
         pytest.raises(DozlabError, match=r"cannot (write to|make) .*Read-only"),
@@ -407,11 +411,7 @@ def test_a_damaged_image_of_a_read_only_store_is_not_used(
 
 def test_a_damaged_image_of_the_store_is_fetched_again(lab: Lab, web: Web, environ: Environ, tmp_path: Path) -> None:
     env = environ(IMAGE_DOWNLOAD_URL=lab.serve(web, tmp_path), IMAGE_SHA256=lab.digest)
-    path = get(env).path
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(2_500_000)
-        file.write(b"x")
+    spoil(get(env).path)
     assert get(env).digest == lab.digest
     good(env, lab)
 
