@@ -19,7 +19,7 @@ from tests.support import EVIDENCE
 from tests.unit.terminal_sidecar.conftest import PASSWORD, Guest, Sidecar
 
 PAGE = Settings("x").page_dir
-SCREEN = "window.dozlabScreenText()"  # the active terminal's visible lines
+SCREEN = "(window.dozlabScreenText?.() ?? '')"  # the active terminal's visible lines; none while a page is loaded
 PROMPT = "guest$"
 CHROMIUM = ["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -127,7 +127,7 @@ def at_prompt(tab: Page) -> None:
 
     What is typed earlier may be lost: a program that ends, or a line that Ctrl-C ends, may take it along.
     """
-    ready = f"() => document.body.dataset.state === 'live' && {SCREEN}.trimEnd().endsWith('{PROMPT}')"
+    ready = f"() => document.body?.dataset.state === 'live' && {SCREEN}.trimEnd().endsWith('{PROMPT}')"
     try:
         tab.wait_for_function(ready, timeout=WAIT)
     except TimeoutError as error:

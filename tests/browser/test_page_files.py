@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.browser.conftest import command, open_live, shot, state
+from tests.browser.conftest import WAIT, command, open_live, shot, state
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -80,6 +81,30 @@ def test_drop_ask_list_and_download(tab: Page, sidecar: Sidecar, guest: Guest, h
     command(tab, f"rmdir {home}/one/deep; echo gone-$((1+1))", "gone-2")
     tab.get_by_role("button", name="Files", exact=True).click()
     expect(names).to_have_text(["a b"])  # where one was
+
+
+def test_what_is_done_while_a_folder_opens_is_done_there(tab: Page, sidecar: Sidecar, guest: Guest, home: Path) -> None:
+    open_live(tab, sidecar, guest)
+    panel = open_files(tab, home)
+    held: list[Route] = []
+    released: list[bool] = []
+    tab.route(re.compile(r"/files\?path=.*/one$"), lambda route: route.continue_() if released else held.append(route))
+    panel.get_by_role("button", name="Open one (folder)", exact=True).click()
+    panel.get_by_label("Files to upload").set_input_files([{"name": "new", "mimeType": "", "buffer": b"x"}])
+    expect(panel.get_by_text("1 of 1 uploaded")).to_be_visible()
+    assert (home / "new").read_text() == "x"  # what was shown when it was chosen
+    panel.get_by_role("button", name="New folder").click()
+    tab.keyboard.type("a b")
+    tab.keyboard.press("Enter")
+    for _ in range(WAIT // 50):
+        if len(held) >= 3:  # opened, an upload finished, a folder made
+            break
+        tab.wait_for_timeout(50)
+    released.append(True)
+    for route in held:
+        route.continue_()
+    expect(panel.locator(".entry-name")).to_have_text(["a b", "deep"])
+    assert (home / "one" / "a b").is_dir()
 
 
 def test_a_folder_and_what_fails(tab: Page, sidecar: Sidecar, guest: Guest, home: Path, tmp_path: Path) -> None:

@@ -7,7 +7,18 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import at_prompt, at_rest, command, open_live, screen_has, shot, somebody, state, type_line
+from tests.browser.conftest import (
+    SCREEN,
+    at_prompt,
+    at_rest,
+    command,
+    open_live,
+    screen_has,
+    shot,
+    somebody,
+    state,
+    type_line,
+)
 from tests.browser.test_page_accessibility import faults
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
@@ -67,7 +78,7 @@ def test_a_viewer_watches_by_a_link_until_it_is_revoked(tab: Page, other: Page, 
     tab.locator(".pane.active .screen, .pane .screen").first.click()
     command(tab, "echo from-the-ow''ner", "from-the-owner")
     screen_has(other, "from-the-owner")
-    assert "from-the-viewer" not in tab.evaluate("window.dozlabScreenText()")
+    assert "from-the-viewer" not in tab.evaluate(SCREEN)
     seen = people(other)
     expect(seen).to_contain_text("this link lets you see, not type")
     expect(seen.get_by_role("button", name="Take over")).to_be_hidden()

@@ -34,7 +34,7 @@ const MOST_SHOWN = 100; // uploads in the list
 
 let uploads: Uploads | null = null;
 let view: View | null = null;
-let folder = ""; // where one was last; "" is the user's home
+let folder = ""; // what is shown, or was last; "" is the user's home
 
 /** Uploads go on while the panel is closed. */
 function queue(context: Context): Uploads {
@@ -89,6 +89,8 @@ class View {
   private readonly rows = new Map<number, { row: HTMLElement; shown: string; bar: HTMLProgressElement }>();
   private readonly undo: (() => void)[] = [];
   private turn = 0;
+  private heading = folder; // what is shown once the machine has answered
+  private focusing = false; // whether the keys go there then
   private stale: ReturnType<typeof setTimeout> | undefined;
   private redraw = 0;
   private broken = false;
@@ -109,14 +111,14 @@ class View {
       make("button", { type: "button", class: "small", click: () => this.files.click() }, "Upload files"),
       make("button", { type: "button", class: "small quiet", click: () => this.folders.click() }, "Upload folder"),
       iconButton("New folder", NEW, (event) => this.newFolder(event)),
-      iconButton("Show again", AGAIN, () => void this.show(folder)),
+      iconButton("Show again", AGAIN, () => void this.refresh()),
     );
     const hint = make("p", { class: "files-hint" }, "Or drop files and folders anywhere on this page. ", this.free);
     body.classList.add("files");
     body.append(tools, this.crumbs, this.note, this.list, hint, this.transfers, this.files, this.folders);
     this.undo.push(
       context.onState(() => {
-        if (this.broken) void this.show(folder); // the machine may be back
+        if (this.broken) void this.refresh(); // the machine may be back
       }),
     );
     void this.show(folder);
@@ -131,8 +133,15 @@ class View {
     this.body.classList.remove("files");
   }
 
+  /** Asks for the listing again; a folder that was opened a moment ago stays the one that opens. */
+  private refresh(): Promise<void> {
+    return this.show(this.heading, this.focusing);
+  }
+
   private async show(path: string, focus = false): Promise<void> {
     const turn = ++this.turn;
+    this.heading = path;
+    this.focusing = focus;
     this.list.setAttribute("aria-busy", "true");
     let answer: Answer = LOST;
     let found: Listing | null = null;
@@ -146,18 +155,20 @@ class View {
     if (turn !== this.turn) return;
     this.list.removeAttribute("aria-busy");
     this.broken = !found && (answer.kind === "paused" || answer.kind === "away" || answer.kind === "lost");
+    this.focusing = false;
     if (!found) {
       if (path && answer.kind === "missing") return this.show(parent(path));
+      this.heading = folder;
       this.note.textContent = sentence(answer.error);
       return;
     }
-    folder = found.path;
+    this.heading = folder = found.path;
     this.note.textContent = found.more ? `Only the first ${found.entries.length.toLocaleString("en")} names are shown.` : found.entries.length ? "" : "This folder is empty.";
     this.free.textContent = found.free === null ? "" : `${bytes(found.free)} free.`;
     this.crumbs.replaceChildren(...found.crumbs.map((crumb, at) => this.crumb(crumb, at === found.crumbs.length - 1)));
     this.crumbs.scrollLeft = this.crumbs.scrollWidth;
     this.list.replaceChildren(...found.entries.map((entry, at) => this.entry(entry, `entry-${at}`)));
-    if (focus) (this.list.querySelector("button") ?? this.crumbs.querySelector("button"))?.focus();
+    if (focus && !this.body.querySelector(".new-folder")) (this.list.querySelector("button") ?? this.crumbs.querySelector("button"))?.focus();
   }
 
   private crumb({ name, path }: { name: string; path: string }, last: boolean): HTMLElement {
@@ -203,10 +214,11 @@ class View {
       button?.focus();
     };
     const field = make("input", { type: "text", "aria-label": "Name of the new folder", maxlength: "255", autocomplete: "off", spellcheck: "false" });
+    const where = this.heading;
     const form = make("form", { class: "new-folder" }, field, make("button", { type: "submit", class: "small" }, "Make"));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      void this.makeFolder(field.value).then(end);
+      void this.makeFolder(where, field.value).then(end);
     });
     form.addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
@@ -218,21 +230,24 @@ class View {
     field.focus();
   }
 
-  private async makeFolder(name: string): Promise<void> {
-    const path = below(folder, [name]);
+  private async makeFolder(asked: string, name: string): Promise<void> {
+    const where = asked || folder;
+    const path = below(where, [name]);
     if (!name || path === null) return;
+    if (!where) return this.context.say("The machine does not say where to put it yet.");
     const answer = await ask(this.context, `files/folder?path=${path}`, { method: "POST" });
     if (answer.kind) this.context.say(`${name}: ${answer.error}`);
-    else await this.show(folder);
+    else await this.refresh();
   }
 
   /** Takes what was dropped or chosen into the folder that is shown. */
   add(find: () => Promise<Parameters<Uploads["add"]>[1]>): void {
     void (async () => {
       try {
+        const shown = folder; // another may be by the time all is found
         const found = await find();
         if (!folder) await this.show(folder);
-        if (folder) await queue(this.context).add(folder, found);
+        if (folder) await queue(this.context).add(shown || folder, found);
         else this.context.say("The machine does not say where to put it yet.");
       } catch (error) {
         this.context.say(error instanceof Error ? error.message : String(error));
@@ -243,7 +258,7 @@ class View {
   uploadsChanged(finished: boolean): void {
     if (finished) {
       clearTimeout(this.stale);
-      this.stale = setTimeout(() => void this.show(folder), 300);
+      this.stale = setTimeout(() => void this.refresh(), 300);
     }
     if (!this.redraw) this.redraw = requestAnimationFrame(() => this.drawUploads());
   }
