@@ -105,8 +105,11 @@ class Guest:
         """Let the guest settle and close what only a session may open."""
         await self.call("prepare", timeout=timeout)
 
-    async def adopt(self, identity: Mapping[str, bytes], env: str, *, timeout: float) -> bool:
-        """Give the guest a session's identity; its key is another one then. Return whether it had a Docker to rename.
+    async def adopt(self, identity: Mapping[str, bytes], env: str, *, timeout: float) -> tuple[bool, bool]:
+        """Give the guest a session's identity; its key is another one then.
+
+        Return whether it had a Docker to rename, and whether its clock is known to be right. It was set to the time at
+        which we asked, so it is behind by the way there: by less than what it lacks when the answer is here.
 
         :param identity: name -> content of the files that `apply-identity` reads
         :param env: text of /run/dozlab/env, empty where there is no workspace
@@ -115,8 +118,10 @@ class Guest:
         answer = await self.call(
             "adopt", timeout=timeout, time=0.0, token_next=successor, entropy=_entropy(), identity=files, env=env
         )
+        shown = answer.get("time")
+        right = isinstance(shown, float) and 0 <= time.time() - shown <= CLOCK_ERROR
         self.token = successor
-        return answer.get("docker") is not False
+        return answer.get("docker") is not False, right
 
     async def refresh(self, identity: Mapping[str, bytes], *, timeout: float) -> None:
         """Tell a guest that has gone back to a checkpoint the time, and give it entropy it has not had yet.

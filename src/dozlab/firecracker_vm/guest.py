@@ -1,37 +1,59 @@
-"""Is the guest ready: sshd sends its banner, Docker answers /_ping. Short connections, slower when nothing comes."""
+"""Is the guest ready: sshd sends its banner, Docker answers /_ping. One try at a time, slower when nothing comes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
+_T = TypeVar("_T")
 _CONNECT = 3.0
-"""Seconds one try may take; an emulated guest under load needs more than one."""
+"""Seconds a connection may take: the guest's kernel makes it, without its programs."""
+_ANSWER = 30.0
+"""Seconds until the first words: to hang up on a slow guest and ask again makes it slower yet."""
 
 
-async def ssh_answers(host: str, port: int) -> bool:
-    """Tell whether an SSH banner comes (RFC 4253 section 4.2; other lines may precede it)."""
+@dataclass
+class Greeting:
+    """A connection to an sshd that has sent its banner; `said` is all it has sent so far."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    said: bytes
+
+
+async def ssh_greets(host: str, port: int) -> Greeting | None:
+    """Return the connection once an SSH banner comes (RFC 4253 section 4.2; other lines may precede it); None when
+    none does. The caller closes it.
+    """
     with contextlib.suppress(OSError, TimeoutError, ValueError):
-        async with asyncio.timeout(_CONNECT):
+        async with asyncio.timeout(_CONNECT) as limit:
             reader, writer = await asyncio.open_connection(host, port, limit=4096)
+            limit.reschedule(asyncio.get_running_loop().time() + _ANSWER)
+            found, said = None, b""
             try:
                 for _ in range(20):
                     line = await reader.readline()
+                    said += line
                     if line.startswith(b"SSH-2.0-"):
-                        return True
-                    if not line:
-                        return False
+                        found = Greeting(reader, writer, said)
+                    if found or not line:
+                        break
             finally:
-                writer.close()
-    return False
+                if not found:
+                    writer.close()
+            return found
+    return None
 
 
 async def docker_answers(host: str, port: int) -> bool:
     """Tell whether Docker's API says OK to GET /_ping."""
     with contextlib.suppress(OSError, TimeoutError, ValueError):
-        async with asyncio.timeout(_CONNECT):
+        async with asyncio.timeout(_CONNECT) as limit:
             reader, writer = await asyncio.open_connection(host, port, limit=4096)
+            limit.reschedule(asyncio.get_running_loop().time() + _ANSWER)
             try:
                 writer.write(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
                 answer = await reader.read(4096)
@@ -44,19 +66,20 @@ async def docker_answers(host: str, port: int) -> bool:
 
 
 async def wait_until(
-    check: Callable[[], Awaitable[bool]], *, pause: float, patience: float, late: Callable[[], None]
-) -> None:
-    """Return when `check` first says yes.
+    check: Callable[[], Awaitable[_T | None]], *, pause: float, patience: float, late: Callable[[], None]
+) -> _T:
+    """Return the first answer of `check` that is not empty.
 
     :param pause: seconds between tries; doubled up to 15 once `patience` seconds have passed
     :param late: called once when `patience` has passed
     """
     loop = asyncio.get_running_loop()
     start, told = loop.time(), False
-    while not await check():
+    while not (answer := await check()):
         if loop.time() - start > patience:
             if not told:
                 told = True
                 late()
             pause = min(pause * 2, 15.0)
         await asyncio.sleep(pause)
+    return answer

@@ -45,6 +45,8 @@ class Prepared:
         self._made = False
         self.has_docker = True
         """False once an adopted guest has said that it has none."""
+        self.clock_right = False
+        """True when adoption alone has set the clock well enough."""
         self._disk: SessionDisk | None = None
         self.checkpoints = Checkpoints(settings.vm_data / "disk/checkpoints", settings.checkpoints_limit)
 
@@ -151,7 +153,9 @@ class Prepared:
         env = ""
         if settings.workspace_port:
             env = f"DOZLAB_GATEWAY={settings.gateway_ip}\nDOZLAB_WORKSPACE_PORT={settings.workspace_port}\n"
-        self.has_docker = await guest.adopt(adoption.read_identity(settings.shared), env, timeout=ADOPT)
+        self.has_docker, self.clock_right = await guest.adopt(
+            adoption.read_identity(settings.shared), env, timeout=ADOPT
+        )
 
     async def set_clock(self, delay: float = 0.0) -> None:
         """Set the guest's clock, which stood still; a guest that cannot be told is none of our faults."""

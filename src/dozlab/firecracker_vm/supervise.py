@@ -389,7 +389,9 @@ class Supervisor:
 
     async def _set_clock(self) -> None:
         """Set the clock of a restored guest; until then nobody is let in."""
-        await self._prepared.set_clock()
+        if not self._prepared.clock_right:
+            await self._prepared.set_clock()
+        self._prepared.clock_right = False  # of this one restore
         self._clock_right.set()
         self.machine.set_clock(delay=SECOND_LOOK)
 
@@ -406,14 +408,18 @@ class Supervisor:
             self._say("sshd", "failed", f"sshd does not answer on {host}:{port} after {READY[accel]:.0f} s")
             log.warning("the guest runs, but sshd does not answer on %s:%d", host, port)
 
-        await guest.wait_until(
-            lambda: guest.ssh_answers(host, port),
+        greeting = await guest.wait_until(
+            lambda: guest.ssh_greets(host, port),
             pause=SOON if self.machine.restored else POLL[accel],
             patience=READY[accel],
             late=late,
         )
-        await self._whole()
-        await self.machine.relay.open()
+        with contextlib.ExitStack() as unused:
+            unused.callback(greeting.writer.close)
+            await self._whole()
+            if not self.settings.snapshot_out:  # no connection may be open in a machine that is saved
+                unused.pop_all()
+            await self.machine.relay.open(None if self.settings.snapshot_out else greeting)
         self.machine.ssh, self.life.served = True, not self.settings.snapshot_out
         self._say("sshd", "done")
         self._stage = "vmm"

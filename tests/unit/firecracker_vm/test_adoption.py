@@ -81,16 +81,36 @@ async def test_a_key_opens_and_the_next_one_follows(monkeypatch: pytest.MonkeyPa
         return {}
 
     adopt.VERBS["adopt"] = verb
-    guest = Guest("127.0.0.1", "first")
+    guest, begun = Guest("127.0.0.1", "first"), time.time()
     async with serving(monkeypatch, lambda line: json.dumps(adopt.answer(state, line)).encode() + b"\n"):
-        await guest.adopt({"hostname": b"lab\n"}, "A=1\n", timeout=30)
+        docker, _ = await guest.adopt({"hostname": b"lab\n"}, "A=1\n", timeout=30)
+        assert docker
         assert guest.token != "first"
         with pytest.raises(DozlabError, match="not the key"):
             await Guest("127.0.0.1", "first").adopt({}, "", timeout=30)
     (request,) = seen
-    assert abs(request["time"] - time.time()) < 5
+    assert begun <= request["time"] <= time.time()
     assert len(request["entropy"]) >= 64
     assert "first" not in repr(guest)
+
+
+@pytest.mark.parametrize(("way", "right"), [(0.001, True), (0.015, False)])
+async def test_adoption_alone_tells_whether_the_clock_is_right(
+    monkeypatch: pytest.MonkeyPatch, way: float, right: bool
+) -> None:
+    """The guest's clock is behind by the way to it, and at the most by the way there and back."""
+    now = [1_764_279_000.0]
+
+    def answer(line: bytes) -> bytes:
+        request = json.loads(line)
+        now[0] += way  # on its way to the guest
+        told = {"ok": True, "time": request["time"]}
+        now[0] += way
+        return json.dumps(told).encode() + b"\n"
+
+    monkeypatch.setattr(adoption, "time", SimpleNamespace(time=lambda: now[0]))
+    async with serving(monkeypatch, answer):
+        assert await Guest("127.0.0.1", "key").adopt({}, "", timeout=30) == (True, right)
 
 
 async def test_the_clock_is_set_and_looked_at(monkeypatch: pytest.MonkeyPatch, adopt: ModuleType) -> None:

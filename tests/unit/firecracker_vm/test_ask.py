@@ -37,7 +37,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tupl
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     yield seen
-    asyncio.run_coroutine_threadsafe(server.close(), loop).result(5)
+    asyncio.run_coroutine_threadsafe(server.close(), loop).result(60)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,7 +27,9 @@ def make(checkpoints: Checkpoints, name: str, memory: bytes = b"memory") -> None
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> Checkpoints:
+def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
+    moments = itertools.count(1.0)  # each a second after the one before, however quickly they are made
+    monkeypatch.setattr(snapshots, "time", SimpleNamespace(time=lambda: next(moments)))
     return Checkpoints(tmp_path / "checkpoints", 0)
 
 

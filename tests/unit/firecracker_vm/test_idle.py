@@ -25,7 +25,7 @@ def test_the_kernels_own_table() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert look({port}) == set()
-        with socket.create_connection(("127.0.0.1", port)):
+        with socket.create_connection(("127.0.0.1", port)), server.accept()[0]:  # which waits for its last step
             assert len(look({port})) == 1
 
 

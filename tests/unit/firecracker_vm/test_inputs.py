@@ -133,7 +133,7 @@ def test_taps(setup: list[str], words: str) -> None:
     steps = "".join(f"subprocess.run(['ip', *{line!r}.split()], check=True)\n" for line in setup)
     program = f"import subprocess\n{steps}{CHECK}try:\n  print(check_tap('t0'))\nexcept DozlabError as e:\n  print(e)\n"
     done = subprocess.run(
-        ["unshare", "--net", "python3", "-c", program], capture_output=True, text=True, timeout=30,
+        ["unshare", "--net", "python3", "-c", program], capture_output=True, text=True, timeout=100,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(inputs.__file__).parents[2])},
     )  # fmt: skip
     assert words in done.stdout, done.stderr

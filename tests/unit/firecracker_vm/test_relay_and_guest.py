@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from dozlab.firecracker_vm.guest import docker_answers, ssh_answers, wait_until
+from dozlab.firecracker_vm.guest import docker_answers, ssh_greets, wait_until
 from dozlab.firecracker_vm.relay import Relay
 from dozlab.lib.errors import DozlabError
 
@@ -31,6 +31,13 @@ async def relayed(target: int, limit: int = 64) -> AsyncIterator[int]:
         yield port
     finally:
         await relay.close()
+
+
+async def ssh_answers(port: int) -> bool:
+    """Tell whether sshd greets, and hang up."""
+    if greeting := await ssh_greets("127.0.0.1", port):
+        greeting.writer.close()
+    return greeting is not None
 
 
 async def _reverse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -118,7 +125,7 @@ async def test_too_many_connections_are_refused_and_room_comes_back() -> None:
         other_writer.close()
         writer.close()
         async with asyncio.timeout(30):
-            while not await ssh_answers("127.0.0.1", port):
+            while not await ssh_answers(port):
                 await asyncio.sleep(0.05)
 
 
@@ -131,6 +138,80 @@ async def test_a_guest_that_is_not_there_closes_the_connection() -> None:
         writer.close()
 
 
+async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"a notice\r\nSSH-2.0-test\r\n")
+    writer.write(await reader.read(-1))
+    writer.close()
+
+
+async def test_the_first_client_gets_the_connection_that_was_greeted_already() -> None:
+    asked = 0
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await _greet(reader, writer)
+
+    async with listening(count) as target:
+        relay = Relay("127.0.0.1", target)
+        port = relay.start("127.0.0.1", 0)
+        await relay.open(await ssh_greets("127.0.0.1", target))
+        try:
+            for connections in (1, 2):  # the second client's is its own
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"hello")
+                writer.write_eof()
+                assert await reader.read(-1) == b"a notice\r\nSSH-2.0-test\r\nhello"
+                writer.close()
+                assert asked == connections
+        finally:
+            await relay.close()
+
+
+@pytest.mark.parametrize("how", ["hold", "shut", "close", "time"])
+async def test_a_greeted_connection_that_nobody_takes_is_closed(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _greet(reader, writer)
+        ended.set()
+
+    monkeypatch.setattr("dozlab.firecracker_vm.relay._SPARE", 0.01 if how == "time" else 600.0)
+    async with listening(serve) as target:
+        relay = Relay("127.0.0.1", target)
+        relay.start("127.0.0.1", 0)
+        await relay.open(await ssh_greets("127.0.0.1", target))
+        try:
+            if how == "hold":
+                relay.hold(True)
+            elif how != "time":
+                await {"shut": relay.shut, "close": relay.close}[how]()
+            async with asyncio.timeout(60):
+                await ended.wait()
+        finally:
+            await relay.close()
+
+
+async def test_a_greeted_connection_that_sshd_has_closed_is_made_anew() -> None:
+    async with listening(_greet) as target:
+        greeting = await ssh_greets("127.0.0.1", target)
+        assert greeting
+        greeting.writer.write_eof()  # so that it hangs up
+        while not greeting.reader.at_eof():
+            await greeting.reader.read(100)
+        relay = Relay("127.0.0.1", target)
+        port = relay.start("127.0.0.1", 0)
+        await relay.open(greeting)
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"hello")
+            writer.write_eof()
+            assert (await reader.read(-1)).endswith(b"hello")
+            writer.close()
+        finally:
+            await relay.close()
+
+
 async def test_a_taken_port_is_one_clear_line() -> None:
     async with listening(_reverse) as port:
         with pytest.raises(DozlabError, match=f"cannot listen on 127.0.0.1:{port}"):
@@ -138,7 +219,12 @@ async def test_a_taken_port_is_one_clear_line() -> None:
 
 
 async def test_the_port_answers_only_while_the_guest_does() -> None:
-    async with listening(_reverse) as target:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-test\r\n")
+        await reader.read(-1)
+        writer.close()
+
+    async with listening(greet) as target:
         relay = Relay("127.0.0.1", target)
         port = relay.start("127.0.0.1", 0)
         try:
@@ -147,6 +233,7 @@ async def test_the_port_answers_only_while_the_guest_does() -> None:
                     await asyncio.open_connection("127.0.0.1", port)
                 await relay.open()
                 reader, _writer = await asyncio.open_connection("127.0.0.1", port)
+                assert await reader.readline() == b"SSH-2.0-test\r\n"
                 await relay.shut()
                 assert await reader.read() == b""
                 _writer.close()
@@ -171,8 +258,25 @@ async def test_what_counts_as_ready(words: bytes, ssh: bool, docker: bool) -> No
         writer.close()
 
     async with listening(serve) as port:
-        assert await ssh_answers("127.0.0.1", port) is ssh
+        assert await ssh_answers(port) is ssh
         assert await docker_answers("127.0.0.1", port) is docker
+
+
+async def test_a_guest_that_is_slow_to_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question makes an sshd start in the guest: on a busy machine that would slow what it waits for."""
+    asked = 0
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.5)
+        writer.write(b"SSH-2.0-late\r\n")
+        writer.close()
+
+    monkeypatch.setattr("dozlab.firecracker_vm.guest._CONNECT", 0.25)
+    async with listening(serve) as port:
+        assert await ssh_answers(port)
+    assert asked == 1
 
 
 async def test_waiting_says_once_that_it_is_late() -> None:
