@@ -107,6 +107,7 @@ test-kills: EXTRA = $(TEST_PACKAGES)
 test-kills: setup image ## kill -9 at many moments of prepare, load and checkpoint (root)
 	@$(BIN)/pytest tests/snapshots/test_kills.py tests/snapshots/test_checkpoint_kills.py
 
+images-test: EXTRA = $(IMAGE_PACKAGES)
 images-test: setup ## Every recipe of rootfs/: built where it has changed, booted, its own checks run in the guest
 	@for name in $$(ls rootfs); do $(BIN)/dozlab image test $$name || exit 1; done
 	@$(BIN)/pytest tests/images

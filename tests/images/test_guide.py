@@ -6,18 +6,15 @@ there; a block after "prints:" must be in what the step before has printed. Only
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from dozlab.lib import paths
-from tests.support import REPOSITORY, Dozlab, free_port
+from tests.images.conftest import Teacher
+from tests.support import REPOSITORY, free_port
 
 GUIDE = REPOSITORY / "docs/how-to/make-a-lab-image.md"
 PORT = "8000"
@@ -64,30 +61,12 @@ def script(found: list[Step], port: int) -> str:
     return "\n".join(lines)
 
 
-@pytest.fixture
-def teacher(tmp_path: Path) -> Iterator[Dozlab]:
-    """The command on a machine that has done the tutorial: kit, editor and packages are there, images are not."""
-    cache = tmp_path / "cache/dozlab"
-    cache.mkdir(parents=True)
-    for path in paths.cache().iterdir():
-        if path.name not in ("store", "push"):
-            (cache / path.name).symlink_to(path)
-    command = Dozlab(tmp_path / "state", env={"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)})
-    yield command
-    command.run("down", "--all", check=False)
-
-
 @pytest.mark.machine
 @pytest.mark.timeout(1500)
-def test_the_guide_word_for_word(teacher: Dozlab, tmp_path: Path) -> None:
+def test_the_guide_word_for_word(teacher: Teacher, tmp_path: Path) -> None:
     found = list(steps(GUIDE.read_text()))
     assert {step.what for step in found} == {"type", "serve", "write", "expect"}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script(found, free_port())], cwd=tmp_path, env={**teacher.environment(), "PATH": path},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1400,
-        check=False,
-    )  # fmt: skip
+    done = teacher.type(script(found, free_port()), tmp_path)
     assert done.returncode == 0, done.stdout[-6000:]
     printed = {int(each.partition("\n")[0]): each.partition("\n")[2] for each in done.stdout.split("== ")[1:]}
     for number, step in enumerate(found):

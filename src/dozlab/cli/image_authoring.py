@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dozlab.cli import output
+from dozlab.cli import image_import, output
 from dozlab.cli.session_commands import as_json, read_values, values_files, values_set
 from dozlab.lib import paths
 from dozlab.lib.errors import DozlabError
@@ -127,7 +127,7 @@ def _built(name: str, *, again: bool, network: bool) -> Manifest:
     from dozlab.images.store import Store
 
     store = Store(paths.cache() / "store")
-    return builder.build(name, store=store, progress=output.say, again=again, network=network)
+    return builder.build(name, store=store, progress=output.say, again=again, network=network, pull=image_import.pull)
 
 
 COMMANDS: list[click.Command] = [build, test, sbom, diff]

@@ -35,6 +35,7 @@ def image_import(
     system as a tar; files may be packed with gzip, zstd, xz or bzip2.
     """
     from dozlab.images.importing import base
+    from dozlab.images.making.work import work_folder
     from dozlab.images.store import Store, check_name
 
     if bool(source) == bool(dockerfile):
@@ -49,7 +50,7 @@ def image_import(
     base.check_programs()
     begun = time.monotonic()
     cache = paths.cache()
-    with base.work_folder(cache) as work:
+    with work_folder(cache, "import") as work:
         if dockerfile:
             from dozlab.images.importing import dockerfile as docker
 
@@ -57,7 +58,7 @@ def image_import(
             docker.save(dockerfile, path, work)
         elif source.startswith("oci://"):
             path = work / "layout"
-            _pull(source, path, limit, auth_file, ca_file)
+            pull(source, path, limit, auth_file, ca_file)
         else:
             path = Path(source)
         manifest = base.bring(
@@ -71,7 +72,11 @@ def image_import(
     )
 
 
-def _pull(url: str, folder: Path, limit: int, auth_file: Path | None, ca_file: Path | None) -> None:
+def pull(url: str, folder: Path, limit: int, auth_file: Path | None = None, ca_file: Path | None = None) -> None:
+    """Pull a registry's image as an OCI layout into a new folder, with the logins of `docker login`.
+
+    :param limit: most bytes of its layers
+    """
     from dozlab.init_rootfs import auth, container
     from dozlab.init_rootfs.client import Client, Limits
 

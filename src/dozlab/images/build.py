@@ -7,19 +7,20 @@ Needs: mmdebstrap, e2fsprogs, and uidmap for ordinary users. Sources: mmdebstrap
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from dozlab.images import collect, logged, overlay, packages
+from dozlab.images.importing import sourced
+from dozlab.images.making.filesystem import EPOCH, image_from_tree, mke2fs_argv
+from dozlab.images.making.work import as_root, work_folder
 from dozlab.images.recipe import Recipe, find, load
 from dozlab.images.store import Manifest, Store, sha256_file
 from dozlab.lib import debs, paths
@@ -27,8 +28,6 @@ from dozlab.lib.errors import DozlabError
 from dozlab.lib.proc import need, run
 from dozlab.lib.units import MIB, format_seconds, format_size
 
-EPOCH = "1754697600"  # 2025-08-09, the release of Debian 13: time stamps do not differ between builds
-UUID = "d021ab00-ba5e-4000-8000-000000000001"
 BUILD_TIMEOUT = 1800.0
 FORMAT = 1
 """Counts up when the same recipe is to give another image."""
@@ -47,6 +46,7 @@ def build(
     cache: Path | None = None,
     again: bool = False,
     network: bool = True,
+    pull: sourced.Pull | None = None,
 ) -> Manifest:
     """Build a base image and put it into the store under the recipe's name; return its manifest.
 
@@ -55,34 +55,44 @@ def build(
     :param progress: called with a line per step, and now and then within a long one
     :param cache: folder for what is downloaded (default `~/.cache/dozlab`)
     :param network: False: only with what is in the cache
+    :param pull: fetches a registry's image, for a recipe with one as its source
     :raises BadUsage: for a faulty recipe
     :raises DozlabError: when a program is missing, the network or the disk fails, a check fails, the image is too
         large, or (a line each) files are not in the cache
     """
     recipe = load(find(name_or_dir))
+    if recipe.source:
+        sourced.check(recipe)
     identity = recipe_id(recipe)
     there = store.by_name(recipe.name)
     if there and there.recipe == identity and not again:
         progress(f"{recipe.name}: already built from this recipe (--again builds it anew, with newer packages)")
         return there
     cache = cache or paths.cache()
-    _need_programs()
-    if not network and (missing := [*collect.missing(recipe, cache), *packages.missing(recipe, cache)]):
+    if not recipe.source:
+        _need_programs()
+    if not network and (missing := [*collect.missing(recipe, cache), *_missing(recipe, cache)]):
         lines = "\n".join(f"{recipe.name}: {line}" for line in missing)
         raise DozlabError(lines, hint="build it once with a network")
     started = time.monotonic()
     steps = _Steps(recipe, progress)
-    with _work_folder(cache) as work, store.begin() as image:
+    with work_folder(cache, "build") as work, store.begin() as image:
+        _check_room(work)
         if steps.collects:
             steps.next("downloads and generated files")
         extra = work / "extra.tar"
         found = collect.collect(recipe, cache, work, progress=progress, network=network)
         with extra.open("wb") as out:
             overlay.write_tar(out, recipe, found.pieces, found.containers)
-        steps.next(f"Debian {recipe.suite}, {len(recipe.packages)} packages and what they need")
-        tree, installed = _bootstrap(recipe, work, cache, extra, progress, network=network)
+        if source := recipe.source:
+            steps.next(f"the system of {source.at if source.kind == 'oci' else source.path}")
+            tree, installed = sourced.unpack(recipe, source, work, extra, pull=pull, progress=progress)
+            found.parts.append(sourced.part(recipe, source))
+        else:
+            steps.next(f"Debian {recipe.suite}, {len(recipe.packages)} packages and what they need")
+            tree, installed = _bootstrap(recipe, work, cache, extra, progress, network=network)
         extra.unlink()
-        steps.next(f"file system of {len(installed)} packages")
+        steps.next(f"file system of {len(installed)} packages" if installed else "file system")
         image_from_tree(tree, image, label=recipe.name, headroom=recipe.headroom)
         size = image.stat().st_size
         if size > recipe.size_limit:
@@ -120,9 +130,17 @@ def recipe_id(recipe: Recipe) -> str:
         "containers": recipe.containers,
         "machine": [recipe.cpus, recipe.memory, recipe.modules],
     }  # fmt: skip
+    if recipe.source:
+        told["source"] = sourced.key(recipe.source)
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     overlay.write_tar(_Hashing(digest), recipe, containers=collect.own_containers(recipe))
     return digest.hexdigest()
+
+
+def _missing(recipe: Recipe, cache: Path) -> list[str]:
+    if recipe.source is None:
+        return packages.missing(recipe, cache)
+    return [f"{recipe.source.at}: is fetched by each build"] if recipe.source.kind == "oci" else []
 
 
 class _Hashing:
@@ -205,15 +223,6 @@ def _lists_hooks(lists: Path, network: bool) -> list[str]:
     return ['--setup-hook=mkdir -p "$1"/var/lib/apt/lists', f"--setup-hook=sync-in {lists} /var/lib/apt/lists"]
 
 
-def mke2fs_argv(tree: Path, image: Path, blocks: int, *, label: str) -> list[str]:
-    """Return the command that makes the image of `blocks` 4 KiB blocks from a folder. Pure."""
-    return [
-        need("mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", label[:16], "-U", UUID,
-        "-O", "^has_journal,^resize_inode,^metadata_csum,^orphan_file", "-E",
-        f"hash_seed={UUID},lazy_itable_init=0,nodiscard,root_owner=0:0", "-d", str(tree), str(image), str(blocks),
-    ]  # fmt: skip
-
-
 def host_apt_options(dump: str) -> dict[str, str]:
     """Return the host's proxy, TLS and validity options from `apt-config dump`. Pure."""
     kept = {}
@@ -271,31 +280,6 @@ def _bootstrap(
     return tree, parse_packages(listed.read_text())
 
 
-def image_from_tree(tree: Path, image: Path, *, label: str, headroom: int = 16 * MIB) -> None:
-    """Make `image` an ext4 file system that holds a folder's files, with the owners that `as_root` sees.
-
-    :param label: of the file system, its first 16 characters
-    :param headroom: bytes left free
-    :raises DozlabError: with mke2fs' last words
-    """
-    usage = run([*as_root(), "du", "-s", "--block-size=4096", "--count-links", tree], timeout=120)
-    files = run([*as_root(), "find", tree, "-printf", "."], timeout=120)
-    inodes = len(files.out) + 1024
-    data = int(usage.out.split()[0])
-    blocks = data + inodes * 256 // 4096 + data // 64 + headroom // 4096
-    argv = [*as_root(), *mke2fs_argv(tree, image, blocks, label=label)]
-    argv[argv.index("-d") : argv.index("-d")] = ["-N", str(inodes)]
-    env = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "E2FSPROGS_FAKE_TIME": EPOCH, "MKE2FS_SKIP_PROGRESS": "1"}
-    run(argv, timeout=BUILD_TIMEOUT, env=env)
-
-
-def as_root() -> list[str]:
-    """Return the words before a command that must see uid 0 and the subuids: none as root."""
-    if os.geteuid() == 0:
-        return []
-    return ["unshare", "--user", "--map-auto", "--map-root-user", "--"]
-
-
 def doing(log_text: str) -> str:
     """Return what mmdebstrap is at, from its output so far; hooks are ours and of no interest. Pure."""
     steps = [line[3:].rstrip(". ") for line in log_text.splitlines() if line.startswith("I: ")]
@@ -315,22 +299,9 @@ def reason(log_text: str) -> str:
     return lines[-1] if lines else "no output"
 
 
-@contextlib.contextmanager
-def _work_folder(cache: Path) -> Iterator[Path]:
-    """Yield a new folder that is removed on every path, subuid-owned files included."""
-    base = cache / "build"
-    base.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(base).free
+def _check_room(work: Path) -> None:
+    free = shutil.disk_usage(work).free
     if free < _ROOM // 2:
         raise DozlabError(
-            f"building needs {format_size(_ROOM // 2)} of free space in {base}, {format_size(free)} there"
+            f"building needs {format_size(_ROOM // 2)} of free space in {work.parent}, {format_size(free)} there"
         )
-    # As an ordinary user: where our subuids may enter, which a home folder often forbids.
-    work = Path(tempfile.mkdtemp(prefix="dozlab-image.", dir=base if os.geteuid() == 0 else "/var/tmp"))  # noqa: S108
-    work.chmod(0o711)
-    try:
-        yield work
-    except OSError as error:
-        raise DozlabError(f"build failed: {error.strerror}: {error.filename or work}") from error
-    finally:
-        run([*as_root(), "rm", "-rf", "--one-file-system", work], timeout=300, check=False)

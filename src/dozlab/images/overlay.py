@@ -68,7 +68,7 @@ def write_tar(out: Sink, recipe: Recipe, pieces: Sequence[Piece] = (), container
         for path in containers:
             _add_file(tar, f"{IMAGES_DIR}/{path.name}", path, 0o644)
         _add_dirs(tar, BUILD_DIR)
-        for name in ("customize", "check"):
+        for name in ("adapt" if recipe.source else "customize", "check"):
             _add(tar, f"{BUILD_DIR}/{name}", data_file(name), 0o755)
         _add(tar, f"{BUILD_DIR}/services.enable", _lines(recipe.enable), 0o644)
         _add(tar, f"{BUILD_DIR}/services.mask", _lines(recipe.mask), 0o644)

@@ -10,7 +10,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from dozlab.images.recipe_check import Check
 from dozlab.lib.errors import BadUsage
@@ -33,6 +33,8 @@ _HTTPS = re.compile(r"^https://[^\s/@]+/\S+$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _PATH = re.compile(r"^(/(?!\.\.?(/|$))[^/\0]+)+/?$")
 _RELATIVE = re.compile(r"^(?!/)(?!(.*/)?\.\.(/|$))[^\0]*[^/\0]$")
+_FOLDER = re.compile(rf"^\.$|{_RELATIVE.pattern}")
+_OCI = re.compile(r"^oci://[^\s/@]+/\S+$")
 _PATTERN = re.compile(r"^/[^\0\s]+$")
 _MODE = re.compile(r"^0?[0-7]{3}$")
 _MODULE = re.compile(r"^[A-Za-z0-9_-]+$")
@@ -41,9 +43,11 @@ _LINE = re.compile(r"^[^\0\n]+$")
 
 _FIELDS = (
     "name", "extends", "suite", "packages", "size_limit", "headroom", "lean", "exclude", "hello_world", "services",
-    "downloads", "generate", "containers", "checks", "machine", "kernel",
+    "downloads", "generate", "containers", "checks", "machine", "kernel", "source",
 )  # fmt: skip
 _DOWNLOAD = ("url", "sha256", "checksums", "checksum_name", "to", "mode", "unpack", "only", "strip", "otherwise")
+_SOURCE = ("dockerfile", "oci", "archive")
+_OF_PACKAGES = ("suite", "packages", "lean", "exclude")
 _GENERATE = ("name", "run", "key", "always")
 
 
@@ -78,6 +82,22 @@ class Generate:
     always: bool = False
     folder: Path | None = None
     """Of the recipe that has it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the system comes from instead of Debian's packages: a Dockerfile's folder, a registry, an archive."""
+
+    kind: Literal["dockerfile", "oci", "archive"]
+    at: str
+    """A path below `folder`, or an address."""
+    folder: Path = Path()
+    """Of the recipe that has it."""
+
+    @property
+    def path(self) -> Path:
+        """What `at` means, where it is no address."""
+        return self.folder / self.at
 
 
 @dataclass(frozen=True)
@@ -119,6 +139,8 @@ class Recipe:
     memory: int = 0
     modules: tuple[str, ...] = ()
     """Kernel modules that the image needs."""
+    source: Source | None = None
+    """None: a system of Debian's packages."""
 
 
 def recipes_dir() -> Path:
@@ -181,11 +203,14 @@ def parse(
     kernel = check.table(raw, "kernel", ("modules",))
     checks = check.table(raw, "checks", ("build", "boot"))
     base = parent or Recipe("", "", (), 0)
+    source = _source(raw, check, folder) or base.source
     memory = check.size(machine, "memory", base.memory * MIB, prefix="machine.")
     own = Recipe(
         name=check.text(raw, "name", _NAME, "a DNS label"),
-        suite=check.text(raw, "suite", _SUITE, "a Debian code name such as trixie", default=base.suite or None),
-        packages=check.words(raw, "packages", _PACKAGE, "a Debian package name", required=parent is None),
+        suite=check.text(
+            raw, "suite", _SUITE, "a Debian code name such as trixie", default="" if source else base.suite or None
+        ),
+        packages=check.words(raw, "packages", _PACKAGE, "a Debian package name", required=not parent and not source),
         size_limit=check.size(raw, "size_limit", base.size_limit or None),
         headroom=check.size(raw, "headroom", base.headroom),
         lean=check.flag(raw, "lean", base.lean),
@@ -203,10 +228,15 @@ def parse(
         cpus=check.whole(machine, "cpus", base.cpus, 32, prefix="machine."),
         memory=memory // MIB,
         modules=check.words(kernel, "modules", _MODULE, "a kernel module", prefix="kernel."),
+        source=source,
     )
+    for field in (each for each in _OF_PACKAGES if source and each in raw):
+        check.fault(field, "is for a system of Debian's packages: what [source] brings is whole")
     if 0 < memory < LEAST_MEMORY:
         check.fault("machine.memory", "is less than any machine needs (a size such as 1Gi)")
-    if parent is not None and own.suite and own.suite != parent.suite:
+    if parent is not None and "source" in raw:
+        check.fault("source", f"a recipe that extends {parent.name} has its system already")
+    elif parent is not None and own.suite and own.suite != parent.suite:
         check.fault("suite", f"{parent.name} is {parent.suite}, what extends it cannot be {own.suite}")
     for unit in sorted(set(own.enable) & set(own.mask)):
         check.fault("services", f"{unit} is both enabled and masked")
@@ -233,7 +263,7 @@ def _over(parent: Recipe, own: Recipe) -> Recipe:
         containers=_union(parent.containers, own.containers),
         build_checks=_union(parent.build_checks, own.build_checks),
         boot_checks=tuple({each.name: each for each in (*parent.boot_checks, *own.boot_checks)}.values()),
-        cpus=own.cpus, memory=own.memory, modules=_union(parent.modules, own.modules),
+        cpus=own.cpus, memory=own.memory, modules=_union(parent.modules, own.modules), source=own.source,
     )  # fmt: skip
 
 
@@ -257,6 +287,23 @@ def _extends(text: str, where: str) -> str:
     if check.faults:
         raise BadUsage(check.faults[0])
     return name
+
+
+def _source(raw: dict[str, Any], check: Check, folder: Path | None) -> Source | None:
+    table = check.table(raw, "source", _SOURCE)
+    told = [kind for kind in _SOURCE if kind in table]
+    if "source" not in raw:
+        return None
+    if len(told) != 1:
+        check.fault("source", f"needs one of {', '.join(_SOURCE)}")
+        return Source("oci", "")
+    pattern, what = {
+        "dockerfile": (_FOLDER, "the folder of a Dockerfile, below the recipe's or ."),
+        "oci": (_OCI, "an address such as oci://registry.example/course:v1"),
+        "archive": (_RELATIVE, "a path below the recipe's folder"),
+    }[told[0]]
+    at = check.text(table, told[0], pattern, what, prefix="source.")
+    return Source(cast(Literal["dockerfile", "oci", "archive"], told[0]), at, folder or Path())
 
 
 def _downloads(raw: dict[str, Any], check: Check) -> tuple[Download, ...]:

@@ -167,6 +167,34 @@ def test_a_masked_sshd_does_not_start(tmp_path: Path) -> None:
     assert laid(tmp_path, *machine(), masked).missing == ("sshd.enabled",)
 
 
+def test_docker_needs_what_makes_its_network(tmp_path: Path) -> None:
+    found = laid(tmp_path, *machine(), file("./usr/sbin/dockerd"), file("./usr/sbin/iptables"))
+    assert found.missing == ("modprobe",) and "docker" not in found.absent
+    with pytest.raises(DozlabError, match=r"needs: modprobe, which its Docker needs; .* RUN apt-get .* kmod$"):
+        base.check(found, "the lab")
+
+
+@pytest.mark.parametrize(
+    ("config", "included", "shut"),
+    [
+        ("PermitRootLogin no\n", "", True),
+        ("#PermitRootLogin no\nPermitRootLogin prohibit-password\nPermitRootLogin no\n", "", False),
+        ("Include /etc/ssh/sshd_config.d/*.conf\nPermitRootLogin no\n", "permitrootlogin=yes", False),
+        ("include sshd_config.d/*.conf\n", "PermitRootLogin\tforced-commands-only # x\n", True),
+        ("PubkeyAuthentication no\n", "", True),
+        ("Match User learner\nPermitRootLogin no\n", "", False),
+        ("Include / a** //x\nPasswordAuthentication no\n", "PermitRootLogin no\n", False),
+    ],
+)
+def test_an_sshd_that_shuts_root_out(config: str, included: str, shut: bool, tmp_path: Path) -> None:
+    more = [file("./etc/ssh/sshd_config", config), file("./etc/ssh/sshd_config.d/10-x.conf", included)]
+    found = laid(tmp_path, *machine(), *more)
+    assert found.missing == (("sshd.root",) if shut else ())
+    if shut:
+        with pytest.raises(DozlabError, match=r"machine needs: an sshd that takes root's key; .* RUN printf 'Permit"):
+            base.check(found, "the lab")
+
+
 OUTSIDE = [folder("usr"), link("usr/up", "../../../../../../../../../../..")]
 
 
@@ -241,19 +269,6 @@ def test_a_process_that_dies_is_told(bring: Bring, monkeypatch: pytest.MonkeyPat
         bring(tar(*machine()))
 
 
-def test_what_a_killed_import_has_left_goes_with_the_next(tmp_path: Path) -> None:
-    with base.work_folder(tmp_path) as held:
-        stale, new = held.parent / f"{base._PREFIX}stale", held.parent / f"{base._PREFIX}new"
-        for folder in (stale, new):
-            folder.mkdir()
-        for folder in (stale, held):
-            os.utime(folder, (1, 1))
-        with base.work_folder(tmp_path) as second:
-            assert not stale.exists() and new.exists() and held.exists() and second.exists()
-        new.rmdir()
-    assert not held.exists() and not second.exists()
-
-
 @pytest.mark.parametrize(
     ("source", "name"),
     [
@@ -315,6 +330,16 @@ def test_the_disks_of_another_machine_are_not_waited_for(tmp_path: Path) -> None
     system.tidy(root, [])
     active = [line for line in (root / "etc/fstab").read_text().splitlines() if not line.startswith("#")]
     assert active == ["tmpfs /tmp tmpfs size=1g 0 0"]
+
+
+def test_no_unit_fails_for_the_kernels_sake_and_nothing_is_built_anew_at_each_boot(tmp_path: Path) -> None:
+    root = in_folder(tmp_path / "root", ("etc/systemd/system/systemd-binfmt.service", "[Service]\n"))
+    system.tidy(root, [])
+    units = {each: root / "etc/systemd/system" / each for each in system.MASKED}
+    assert not units.pop("systemd-binfmt.service").is_symlink()  # the image's own
+    assert units and {os.readlink(each) for each in units.values()} == {"/dev/null"}
+    for name in ("etc/.updated", "var/.updated"):
+        assert (root / name).stat().st_mtime > (root / "etc").stat().st_mtime
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -11,18 +10,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dozlab.images import build
 from dozlab.images.importing import archive
 from dozlab.images.importing.archive import Contents
-from dozlab.images.importing.system import Facts
+from dozlab.images.importing.system import FOR_DOCKER, Facts
+from dozlab.images.making.filesystem import image_from_tree
+from dozlab.images.making.work import as_root, work_folder
 from dozlab.images.store import Manifest, Store, sha256_file
 from dozlab.lib.errors import BadUsage, DozlabError
-from dozlab.lib.proc import die_with_parent, need, run
+from dozlab.lib.proc import die_with_parent, need
 from dozlab.lib.units import GIB, format_seconds, format_size
 
 SIZE_LIMIT = 4 * GIB
@@ -30,17 +30,19 @@ HEADROOM = 16 << 20
 """Bytes left free in the file system, which is mounted read-only."""
 
 Progress = Callable[[str], None]
-_OVERLAP = 4  # layers may write what later ones replace: so many times the limit are unpacked at most
-_PREFIX = "dozlab-import."
-_FRESH = 60.0  # seconds in which a new folder is not yet held
+OVERLAP = 4
+"""Layers may write what later ones replace: so many times the limit are unpacked at most."""
 _NAME = re.compile(r"[^a-z0-9.-]+")
 
 _PACKAGES = {
     "debian": {"systemd": "systemd systemd-sysv", "udev": "udev", "sshd": "openssh-server", "merged-usr": "usrmerge",
-               "sh": "dash"},
-    "fedora": {"systemd": "systemd", "udev": "systemd-udev", "sshd": "openssh-server", "sh": "bash"},
-    "suse": {"systemd": "systemd-sysvinit", "udev": "udev", "sshd": "openssh-server", "sh": "bash"},
-    "arch": {"systemd": "systemd-sysvcompat", "udev": "systemd", "sshd": "openssh", "sh": "bash"},
+               "sh": "dash", "iptables": "iptables", "modprobe": "kmod"},
+    "fedora": {"systemd": "systemd", "udev": "systemd-udev", "sshd": "openssh-server", "sh": "bash",
+               "iptables": "iptables-nft", "modprobe": "kmod"},
+    "suse": {"systemd": "systemd-sysvinit", "udev": "udev", "sshd": "openssh-server", "sh": "bash",
+             "iptables": "iptables", "modprobe": "kmod"},
+    "arch": {"systemd": "systemd-sysvcompat", "udev": "systemd", "sshd": "openssh", "sh": "bash",
+             "iptables": "iptables", "modprobe": "kmod"},
 }  # fmt: skip
 _INSTALL = {
     "debian": "apt-get update && apt-get install -y --no-install-recommends",
@@ -50,8 +52,13 @@ _INSTALL = {
 }
 _WORDS = {
     "systemd": "systemd as /sbin/init", "udev": "udev", "sshd": "sshd", "sshd.enabled": "an sshd that starts at boot",
-    "merged-usr": "a merged /usr (/lib as a link to usr/lib)", "sh": "/bin/sh",
+    "sshd.root": "an sshd that takes root's key", "sh": "/bin/sh",
+    "merged-usr": "a merged /usr (/lib as a link to usr/lib)",
+    "iptables": "iptables, which its Docker needs", "modprobe": "modprobe, which its Docker needs",
 }  # fmt: skip
+_LET_ROOT_IN = (
+    r"printf 'PermitRootLogin prohibit-password\nPubkeyAuthentication yes\n' > /etc/ssh/sshd_config.d/00-root.conf"
+)
 _WITHOUT = {
     "docker": "no Docker in the machine", "python3": "no start from a snapshot", "sshfs": "no files at /workspace",
 }  # fmt: skip
@@ -82,18 +89,18 @@ def bring(
     """
     check_programs()
     begun = time.monotonic()
-    most = _OVERLAP * size_limit
-    with work_folder(cache) as work, store.begin() as image:
+    most = OVERLAP * size_limit
+    with work_folder(cache, "import") as work, store.begin() as image:
         contents = archive.read(source, work / "archive.tar", most)
         count = f", {len(contents.layers)} layers" if len(contents.layers) > 1 else ""
         progress(f"{where or source}: a {contents.kind}{count}")
         tree = work / "tree"
         tree.mkdir()
-        found = _unpack(contents, tree, most, progress)
+        found = unpack(contents, tree, most, progress)
         check(found, where or str(source))
         for line in notes(found):
             progress(line)
-        build.image_from_tree(tree, image, label=name, headroom=HEADROOM)
+        image_from_tree(tree, image, label=name, headroom=HEADROOM)
         size = image.stat().st_size
         if size > size_limit:
             raise DozlabError(
@@ -120,13 +127,17 @@ def advice(found: Facts) -> str:
         return "Alpine has no systemd: build FROM debian or ubuntu"
     known = _PACKAGES.get(found.family)
     if known is None:
-        return "begin with an image of Debian or Ubuntu and add: " + ", ".join(_PACKAGES["debian"].values())
+        return "begin with an image of Debian or Ubuntu and add: " + ", ".join(
+            name for what, name in _PACKAGES["debian"].items() if what in found.missing or what not in FOR_DOCKER
+        )
     steps = []
     if packages := [known[each] for each in found.missing if each in known]:
         steps.append(f"{_INSTALL[found.family]} {' '.join(packages)}")
     if "sshd.enabled" in found.missing or ("sshd" in found.missing and found.family != "debian"):
         unit = "ssh" if found.family == "debian" else "sshd"
         steps.append(f"systemctl unmask {unit} && systemctl enable {unit}")
+    if "sshd.root" in found.missing:
+        steps.append(_LET_ROOT_IN)
     if not steps:
         return "begin with a newer image"
     return "add to its Dockerfile: RUN " + " && ".join(steps)
@@ -152,63 +163,16 @@ def name_for(source: str) -> str:
     return name
 
 
-@contextlib.contextmanager
-def work_folder(cache: Path) -> Iterator[Path]:
-    """Yield a new folder that is removed on every path, files of our subuids included; a killed one's goes, too."""
-    base = cache / "build"
-    # As an ordinary user: where our subuids may enter, which a home folder often forbids.
-    place = base if os.geteuid() == 0 else Path("/var/tmp")  # noqa: S108
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        _sweep(place)
-        work = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-        work.chmod(0o711)
-    except OSError as error:
-        raise DozlabError(f"cannot write to {place}: {error.strerror}") from error
-    try:
-        with _held(work):
-            yield work
-    except OSError as error:
-        raise DozlabError(f"cannot import: {error.strerror}: {error.filename or work}") from error
-    finally:
-        _remove(work)
+def unpack(contents: Contents, tree: Path, most: int, progress: Progress) -> Facts:
+    """Let `worker.py` unpack, in a process of its own that cannot leave the folder.
 
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold flock(2) on a folder.
-
-    :raises BlockingIOError: when somebody else does
+    :raises DozlabError: when a layer is damaged, refused or too large
     """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _sweep(place: Path) -> None:
-    """Remove our folders that nobody holds any more: their process was killed."""
-    for folder in place.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            told = folder.lstat()
-            if told.st_uid == os.geteuid() and time.time() - told.st_mtime > _FRESH:
-                with _held(folder):
-                    _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    run([*build.as_root(), "rm", "-rf", "--one-file-system", folder], timeout=300, check=False)
-
-
-def _unpack(contents: Contents, tree: Path, most: int, progress: Progress) -> Facts:
-    """Let `worker.py` unpack, in a process of its own that cannot leave the folder."""
     job = {
         "tree": str(tree.resolve()), "layers": [asdict(each) for each in contents.layers],
         "environment": contents.environment, "most": most,
     }  # fmt: skip
-    argv = [*build.as_root(), sys.executable, "-m", f"{__package__}.worker"]
+    argv = [*as_root(), sys.executable, "-m", f"{__package__}.worker"]
     told: dict[str, Any] = {}
     with tempfile.TemporaryFile() as errors, subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, preexec_fn=die_with_parent

@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _SSH_UNITS = ("ssh.service", "sshd.service", "ssh.socket", "sshd.socket")
+FOR_DOCKER = ("iptables", "modprobe")
+_PROGRAMS = ("usr/sbin", "usr/bin", "sbin")
+_DOCKERD = ("usr/bin/dockerd", "usr/sbin/dockerd")
 _UNIT_FOLDERS = ("etc/systemd/system", "usr/lib/systemd/system")
 _EM_X86_64 = 62
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -26,6 +29,10 @@ _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _PLAIN = re.compile(r"^([^\"'#$\\\s]|(?<=\S) (?=\S))*$")
 _DISK = re.compile(r"^\s*(/dev/|(UUID|LABEL|PARTUUID|PARTLABEL|ID)=)")
 PROFILE = "etc/profile.d/container-environment.sh"
+MASKED = ("proc-sys-fs-binfmt_misc.automount", "proc-sys-fs-binfmt_misc.mount", "systemd-binfmt.service")
+"""Units for a module that the kit's kernel has not: one that fails makes `systemctl is-system-running` say degraded."""
+_LATEST = 2**31 - 1
+"""The last second that mke2fs 1.47 can write."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,18 @@ def facts(root: Path) -> Facts:
         missing.append("udev")
     if not _any(root, "usr/sbin/sshd", "usr/bin/sshd"):
         missing.append("sshd")
-    elif not _ssh_starts(root):
-        missing.append("sshd.enabled")
+    else:
+        if not _ssh_starts(root):
+            missing.append("sshd.enabled")
+        if not _root_may_log_in(root):
+            missing.append("sshd.root")
+    if _any(root, *_DOCKERD):  # it makes its network with both, and does not start without
+        missing += [name for name in FOR_DOCKER if not _any(root, *(f"{each}/{name}" for each in _PROGRAMS))]
     if not (root / "lib").is_symlink():
         missing.append("merged-usr")
     if not _any(root, "bin/sh"):
         missing.append("sh")
-    wanted = {"docker": ("usr/bin/dockerd", "usr/sbin/dockerd"), "python3": ("usr/bin/python3",),
+    wanted = {"docker": _DOCKERD, "python3": ("usr/bin/python3",),
               "sshfs": ("usr/bin/sshfs",)}  # fmt: skip
     return Facts(
         _family(root), _foreign(root / "bin/sh"), tuple(missing),
@@ -105,6 +117,30 @@ def tidy(root: Path, environment: Iterable[str]) -> None:
     if (root / "var/lib/dbus").is_dir():
         (root / "var/lib/dbus/machine-id").symlink_to("/etc/machine-id")
     _keep_environment(root, environment)
+    _mask(root)
+    _count_as_updated(root)
+
+
+def _mask(root: Path) -> None:
+    folder = root / "etc/systemd/system"
+    folder.mkdir(parents=True, exist_ok=True)
+    for unit in MASKED:
+        if not os.path.lexists(folder / unit):
+            (folder / unit).symlink_to("/dev/null")
+
+
+def _count_as_updated(root: Path) -> None:
+    """Tell systemd that /etc and /var fit /usr (systemd-update-done(8)): what installed the system has seen to it.
+
+    Otherwise each machine builds the hardware database and others anew before anybody can log in: minutes in emulation.
+    """
+    for name in ("etc/.updated", "var/.updated"):
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_text("")
+        path.chmod(0o644)
+        os.utime(path, (_LATEST, _LATEST))
 
 
 def _forget_disks(fstab: Path) -> None:
@@ -156,6 +192,42 @@ def _ssh_starts(root: Path) -> bool:
         if any(os.path.lexists(folder / unit) for folder in wants):
             return True
     return False
+
+
+def _root_may_log_in(root: Path) -> bool:
+    """Tell whether sshd takes root's key: for each keyword the first value counts (sshd_config(5))."""
+    told: dict[str, str] = {}
+    for line in _sshd_lines(root, "etc/ssh/sshd_config"):
+        keyword, _, value = line.replace("=", " ", 1).partition(" ")
+        told.setdefault(keyword.lower(), value.strip(' \t"').lower())
+    root_login, keys = told.get("permitrootlogin", ""), told.get("pubkeyauthentication", "yes")
+    return root_login not in ("no", "forced-commands-only") and keys != "no"
+
+
+def _sshd_lines(root: Path, name: str, *, include: bool = True) -> Iterable[str]:
+    """Yield what holds for everybody, the files that it includes in their place."""
+    path = root / name
+    if not path.is_file():
+        return
+    for line in path.read_text(errors="replace").splitlines():
+        words = line.split("#", 1)[0].replace("\t", " ").strip()
+        keyword = words.partition(" ")[0].lower()
+        if keyword == "match":
+            return
+        if keyword == "include" and include:
+            for pattern in words.split()[1:]:
+                for each in _included(root, pattern):
+                    yield from _sshd_lines(root, each, include=False)
+        elif words:
+            yield words
+
+
+def _included(root: Path, pattern: str) -> list[str]:
+    try:
+        found = sorted(root.glob(pattern.lstrip("/") if pattern.startswith("/") else f"etc/ssh/{pattern}"))
+        return [str(each.relative_to(root)) for each in found]
+    except (ValueError, NotImplementedError):  # no pattern of ours
+        return []
 
 
 def _family(root: Path) -> str:

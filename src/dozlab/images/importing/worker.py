@@ -1,6 +1,6 @@
 """The process that unpacks: it enters the folder by chroot(2) before it reads a byte of an archive, then reports.
 
-Run as root, in a user namespace for ordinary users (`build.as_root`). Reads the job as JSON on stdin; writes JSON
+Run as root, in a user namespace for ordinary users (`making.work.as_root`). Reads the job as JSON on stdin; writes JSON
 lines: `{"say"}`, and at the end `{"facts"}` or `{"fault", "hint"}`.
 """
 
@@ -62,9 +62,10 @@ def work(folder: Path, layers: list[Layer], environment: list[str], most: int) -
         root = Path("/")
         root.chmod(0o755)
         tree = Tree(root, most)
+        count = sum(layer.whiteouts for layer in layers)  # not the files of a recipe
         for number, (layer, file) in enumerate(zip(layers, files, strict=True), 1):
-            if len(layers) > 1:
-                _tell(say=f"layer {number} of {len(layers)} ({format_size(layer.size)})")
+            if count > 1 and layer.whiteouts:
+                _tell(say=f"layer {number} of {count} ({format_size(layer.size)})")
             _lay(tree, layer, file, most)
     found = system.facts(root)
     if not found.missing and not found.foreign:
