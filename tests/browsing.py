@@ -40,13 +40,13 @@ def open_terminal(context: BrowserContext, url: str, password: str) -> Page:
 
 def screen_has(page: Page, text: str) -> None:
     """Wait until the terminal shows the text."""
-    page.wait_for_function("text => window.dozlabScreenText().includes(text)", arg=text, timeout=SLOW)
+    page.wait_for_function("text => window.dozlabScreenText?.().includes(text)", arg=text, timeout=SLOW)
 
 
 def at_prompt(page: Page, prompt: str) -> None:
     """Wait until the last line is an empty prompt: what is typed before may go with the program that ends."""
     page.wait_for_function(
-        "prompt => document.body.dataset.state === 'live' && window.dozlabScreenText().trimEnd().endsWith(prompt)",
+        "prompt => document.body?.dataset.state === 'live' && window.dozlabScreenText().trimEnd().endsWith(prompt)",
         arg=prompt, timeout=SLOW,
     )  # fmt: skip
 

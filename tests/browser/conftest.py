@@ -5,14 +5,15 @@ A real SSH server with real shells stands in for the guest (tests/unit/terminal_
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, expect, sync_playwright
+from playwright.sync_api import APIResponse, Browser, ConsoleMessage, Page, Route, TimeoutError, expect, sync_playwright
 
 from dozlab.terminal_sidecar.settings import Settings
 from tests.support import EVIDENCE
@@ -85,6 +86,47 @@ def sidecar(tmp_path: Path, guest: Guest) -> Iterator[Sidecar]:
     server = Sidecar(tmp_path, guest.port, PAGE)
     yield server
     server.stop()
+
+
+class Held:
+    """A page's first request to an address, whose answer it gets when the test says so; later ones go through."""
+
+    def __init__(self, tab: Page, address: str | re.Pattern[str], method: str = "GET") -> None:
+        self._tab, self._method = tab, method
+        self._route: Route | None = None
+        self._answer: APIResponse | None = None
+        tab.route(address, self._take)
+
+    def _take(self, route: Route) -> None:
+        if self._route is not None or route.request.method != self._method:
+            route.continue_()
+            return
+        self._route = route
+        self._answer = route.fetch()  # what the server says now
+
+    def wait(self) -> None:
+        """Wait until the server has answered."""
+        self._until(lambda: self._answer is not None, "request")
+
+    def release(self) -> None:
+        """Give the page its answer, and wait until its scripts have had it."""
+        self.wait()
+        assert self._route is not None and self._answer is not None
+        request = self._route.request
+        self._route.fulfill(response=self._answer)
+        self._until(lambda: request.timing["responseEnd"] >= 0, "answer")
+        self._tab.evaluate("new Promise(done => setTimeout(() => setTimeout(done)))")
+
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + WAIT / 1000
+        while not condition():
+            assert time.monotonic() < end, f"no {self._method} {what}"
+            self._tab.wait_for_timeout(20)
+
+
+def typing_goes_to_the_terminal(tab: Page) -> bool:
+    """Tell whether the terminal has the focus."""
+    return bool(tab.evaluate("document.activeElement.matches('.xterm-helper-textarea')"))
 
 
 def log_in(tab: Page, sidecar: Sidecar, password: str = PASSWORD) -> None:

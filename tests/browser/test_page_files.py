@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Dialog, FilePayload, Locator, Page, Route, expect
 
-from tests.browser.conftest import WAIT, command, open_live, shot, state
+from tests.browser.conftest import WAIT, Held, command, open_live, shot, state, typing_goes_to_the_terminal
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -90,7 +90,7 @@ def test_what_is_done_while_a_folder_opens_is_done_there(tab: Page, sidecar: Sid
     released: list[bool] = []
     tab.route(re.compile(r"/files\?path=.*/one$"), lambda route: route.continue_() if released else held.append(route))
     panel.get_by_role("button", name="Open one (folder)", exact=True).click()
-    panel.get_by_label("Files to upload").set_input_files([{"name": "new", "mimeType": "", "buffer": b"x"}])
+    panel.get_by_label("Files to upload").set_input_files(FilePayload(name="new", mimeType="", buffer=b"x"))
     expect(panel.get_by_text("1 of 1 uploaded")).to_be_visible()
     assert (home / "new").read_text() == "x"  # what was shown when it was chosen
     panel.get_by_role("button", name="New folder").click()
@@ -145,3 +145,72 @@ def test_a_folder_and_what_fails(tab: Page, sidecar: Sidecar, guest: Guest, home
     tab.set_viewport_size({"width": 360, "height": 640})
     tab.wait_for_function("document.documentElement.scrollWidth <= 360")
     shot(tab, "files-narrow")
+
+
+def test_keys_and_clicks_meet_what_was_meant(tab: Page, sidecar: Sidecar, guest: Guest, home: Path) -> None:
+    open_live(tab, sidecar, guest)
+    panel = open_files(tab, home)
+    names, crumb = panel.locator(".entry-name"), panel.locator(".crumb[aria-current]")
+
+    # The second click of a double click finds another list under the pointer.
+    box = panel.get_by_role("button", name="Open one (folder)", exact=True).bounding_box()
+    assert box is not None
+    tab.mouse.move(box["x"] + 40, box["y"] + box["height"] / 2)
+    tab.mouse.down(click_count=1)
+    tab.mouse.up(click_count=1)
+    expect(names).to_have_text(["deep"])
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.mouse.down(click_count=2)
+    tab.mouse.up(click_count=2)
+    tab.evaluate("fetch('health')")
+    assert not any("/files?" in url for url in asked)
+    expect(crumb).to_have_text("one")
+
+    # A folder that opens late takes the focus from nobody.
+    late = Held(tab, re.compile(r"/files\?path=.*/labs$"))
+    panel.locator(".crumb").filter(has_text=re.compile("^labs$")).click()
+    late.wait()
+    tab.locator(".pane.active .screen").click()
+    late.release()
+    expect(crumb).to_have_text("labs")
+    assert typing_goes_to_the_terminal(tab)
+
+    # What was typed stays until it is done, and goes where one is by then.
+    panel.get_by_role("button", name="New folder").click()
+    tab.keyboard.type("notes.txt")
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#said")).to_contain_text("notes.txt: ")
+    field = panel.get_by_label("Name of the new folder")
+    expect(field).to_have_value("notes.txt")
+    panel.get_by_role("button", name="New folder").click()
+    expect(field).to_have_value("notes.txt")
+    panel.get_by_role("button", name="Open one (folder)", exact=True).click()
+    expect(crumb).to_have_text("one")
+    field.press("Enter")
+    expect(names).to_have_text(["deep", "notes.txt"])
+    expect(field).to_have_count(0)
+    assert (home / "one" / "notes.txt").is_dir()
+
+    # Keys stay on their row when an upload ends; the page asks before it goes and takes the upload along.
+    there = panel.get_by_role("button", name="Open deep (folder)", exact=True)
+    there.focus()
+    said: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        said.append(dialog.type)
+        dialog.dismiss()
+
+    tab.on("dialog", stay)
+    sending = Held(tab, re.compile("/files/content"), "PUT")
+    panel.get_by_label("Files to upload").set_input_files(FilePayload(name="new", mimeType="", buffer=b"x"))
+    sending.wait()
+    tab.evaluate("void setTimeout(() => location.reload())")
+    for _ in range(WAIT // 50):
+        if said:
+            break
+        tab.wait_for_timeout(50)
+    assert said == ["beforeunload"]
+    sending.release()
+    expect(names).to_have_text(["deep", "notes.txt", "new"])
+    expect(there).to_be_focused()

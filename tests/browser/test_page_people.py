@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.conftest import (
     SCREEN,
+    Held,
     at_prompt,
     at_rest,
     command,
@@ -126,3 +127,38 @@ def test_the_size_is_the_owners_and_the_owner_takes_over_an_editor(
     screen_has(tab, "by-the-editor")
     cols, rows = tab.evaluate("window.dozlabScreenState().then((screen) => [screen.cols, screen.rows])")
     screen_has(other, f"{rows} {cols}")
+
+
+def test_no_link_is_lost_to_a_double_click_a_late_answer_or_another_revocation(
+    tab: Page, sidecar: Sidecar, guest: Guest
+) -> None:
+    open_live(tab, sidecar, guest)
+    first = make_link(tab, "viewer", "Ann")
+    panel = tab.locator(".drawer .people")
+    invited = panel.get_by_role("list", name="Invitations").get_by_role("listitem")
+    who, link = panel.get_by_role("textbox", name="Who"), panel.get_by_role("textbox", name="Link")
+    expect(invited).to_have_count(1)
+
+    making = Held(tab, "**/people/invitations", "POST")
+    listing = Held(tab, "**/people")
+    who.fill("Bob")
+    panel.get_by_role("button", name="Make a link").dblclick()
+    making.wait()
+    who.fill("Cleo")  # the next one, while the answer is on its way
+    making.release()
+    expect(link).not_to_have_value(first)
+    second = link.input_value()
+    expect(who).to_have_value("Cleo")
+    expect(who).to_be_focused()
+    listing.wait()
+    assert len(tab.evaluate("fetch('people').then(reply => reply.json())")["invitations"]) == 2
+
+    panel.get_by_role("button", name="Revoke the invitation of Ann").click()
+    expect(invited).to_have_count(1)
+    expect(invited).to_contain_text("Bob")
+    expect(link).to_have_value(second)
+    listing.release()  # it tells of Ann
+    expect(invited).to_have_count(1)
+    panel.get_by_role("button", name="Revoke the invitation of Bob").click()
+    expect(invited).to_have_count(0)
+    expect(link).to_be_hidden()

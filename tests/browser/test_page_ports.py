@@ -104,6 +104,13 @@ def test_an_app_opens_at_the_root_of_its_own_origin(
         })""")
         assert answer == "echo of 'hello'"
         server.shutdown()
+    link = tab.get_by_role("link", name=f"Open port {port} in a new tab")
+    link.focus()
+    tab.route("**/ports", lambda route: route.abort())
+    expect(tab.get_by_text("The server does not answer.")).to_be_visible()
+    expect(link).to_be_focused()  # the links stay meanwhile
+    tab.unroute("**/ports")
+    expect(tab.get_by_text("The server does not answer.")).to_be_hidden()
     tab.set_viewport_size({"width": 360, "height": 640})
     tab.wait_for_function("document.documentElement.scrollWidth <= 360")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,16 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from dozlab.terminal_sidecar.recording import asciicast
-from tests.browser.conftest import PAGE, at_prompt, command, open_live, shot, type_line
+from tests.browser.conftest import (
+    PAGE,
+    Held,
+    at_prompt,
+    command,
+    open_live,
+    shot,
+    type_line,
+    typing_goes_to_the_terminal,
+)
 from tests.browser.test_page_accessibility import faults
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 from tests.unit.terminal_sidecar.recording.casts import parse
@@ -107,12 +117,23 @@ def test_what_was_done_is_played_again(tab: Page, sidecar: Sidecar, guest: Guest
 def test_an_owner_removes_and_a_full_disk_is_said(tab: Page, sidecar: Sidecar, guest: Guest, recordings: Path) -> None:
     open_live(tab, sidecar, guest)
     open_panel(tab)
+    player = Held(tab, re.compile(r"/assets/player[^/]*\.js$"))
+    tab.get_by_role("button", name="Play Terminal").dblclick()
+    player.release()
+    expect(tab.get_by_role("dialog")).to_have_count(1)
+    tab.keyboard.press("Escape")
+    expect(tab.get_by_role("dialog")).to_have_count(0)
     tab.get_by_role("button", name="Remove Terminal").click()
     tab.get_by_role("dialog").get_by_role("button", name="Keep").click()
     expect(tab.get_by_role("button", name="Play Terminal")).to_be_visible()
+    removing = Held(tab, re.compile("/recordings/[^/]+$"), "DELETE")
     tab.get_by_role("button", name="Remove Terminal").click()
     tab.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    removing.wait()
+    tab.locator(".pane.active .screen").click()
+    removing.release()
     expect(tab.get_by_role("button", name="Play Terminal")).to_have_count(0)
+    assert typing_goes_to_the_terminal(tab)
     tab.get_by_role("button", name="Remove Closed terminal").click()
     tab.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(tab.locator("#drawer-body")).to_contain_text("No recordings.")

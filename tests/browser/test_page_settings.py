@@ -193,3 +193,26 @@ def test_links_lead_to_http_only(tab: Page, sidecar: Sidecar, guest: Guest) -> N
     assert tab.evaluate("opened") == [
         ["https://example.org/plain", "_blank", options], ["https://example.org/osc8", "_blank", options],
     ]  # fmt: skip
+
+
+def test_two_pages_of_one_browser_undo_nothing_of_each_other(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    second = tab.context.new_page()
+    second.goto(tab.url)
+    at_prompt(second)
+    for page in (tab, second):
+        page.get_by_role("button", name="Settings").click()
+    tab.get_by_role("radio", name="Light").check()
+    expect(second.locator("html")).to_have_attribute("data-theme", "light")
+    expect(second.get_by_role("radio", name="Light")).to_be_checked()
+    second.get_by_role("switch", name="Blinks").uncheck()
+    expect(tab.get_by_role("switch", name="Blinks")).not_to_be_checked()
+    expect(tab.get_by_role("radio", name="Light")).to_be_checked()
+
+    tab.locator(".tab-name").dblclick()
+    tab.get_by_label("Name of the tab").fill("mine")
+    tab.keyboard.press("Enter")
+    second.keyboard.press("Control+Shift+S")  # which its page remembers, with no such name
+    expect(second.locator(".tab-name")).to_have_text(["Terminal", "Terminal 2"])
+    tab.reload()
+    expect(tab.locator(".tab-name").first).to_have_text("mine")

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import at_prompt, command, open_live, screen_has, shot, state, type_line, until
+from tests.browser.conftest import (
+    Held,
+    at_prompt,
+    command,
+    open_live,
+    screen_has,
+    shot,
+    state,
+    type_line,
+    typing_goes_to_the_terminal,
+    until,
+)
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -143,3 +154,54 @@ def test_a_tab_splits_into_panes_that_can_be_sized(tab: Page, sidecar: Sidecar, 
     expect(tab.get_by_role("alert")).to_contain_text("ended")
     tab.keyboard.press("Control+Shift+X")  # nothing runs there: no question
     expect(tab.locator(".pane:visible")).to_have_count(1)
+
+
+def test_a_click_that_ends_a_naming_does_what_it_is_for(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    tab.keyboard.press("Control+Shift+S")
+    at_prompt(tab)
+    name = tab.get_by_label("Name of the tab")
+    tab.locator(".tab-name").nth(0).dblclick()  # of the tab that is not shown
+    name.fill("one")
+    tab.locator(".tab-name", has_text="Terminal 2").click()
+    expect(tab.locator(".tab-name")).to_have_text(["one", "Terminal 2"])
+    expect(tab.locator("[aria-current]")).to_have_text("Terminal 2")
+    assert typing_goes_to_the_terminal(tab)
+
+    tab.keyboard.press("Control+Shift+F")
+    find = tab.get_by_role("textbox", name="Find")
+    expect(find).to_be_focused()
+    tab.locator(".tab-name").nth(1).dblclick()
+    name.fill("two")
+    find.click()
+    expect(tab.locator(".tab-name")).to_have_text(["one", "two"])
+    tab.keyboard.type("echo")
+    expect(find).to_have_value("echo")
+
+    # A terminal that somebody else closes takes no keys from who types elsewhere.
+    tab.locator(".tab-name").nth(0).click()
+    at_prompt(tab)
+    find.click()
+    gone = next(shell for shell in shells(tab) if shell != "main")
+    assert tab.evaluate("name => fetch(`shells/${name}`, {method: 'DELETE'}).then(reply => reply.ok)", gone)
+    expect(tab.locator("#said")).to_contain_text("closed by somebody else")
+    expect(tab.locator(".tab-name")).to_have_text(["one"])
+    tab.keyboard.type("-on")
+    expect(find).to_have_value("echo-on")
+
+
+def test_a_closed_tab_does_not_come_back_with_a_late_list(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    tab.keyboard.press("Control+Shift+S")
+    at_prompt(tab)
+    late = Held(tab, "**/shells")
+    tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # then the page asks which there are
+    late.wait()
+    tab.keyboard.press("Control+Shift+X")
+    tab.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(tab.locator(".tab")).to_have_count(1)
+    until(tab, "fetch('shells').then(r => r.json()).then(({shells}) => shells.length === 1)")
+    with tab.expect_request("**/shells"):
+        late.release()  # it tells of two, and is not believed: the page asks again
+    until(tab, "fetch('shells').then(r => r.json()).then(({shells}) => shells.length === 1)")
+    expect(tab.locator(".tab")).to_have_count(1)

@@ -134,7 +134,7 @@ class _Session(_Shell):
     def subsystem_requested(self, subsystem: str) -> bool:
         options = self._shared / "sftp-arguments"
         self._argv = [_SFTP_SERVER, "-e", *(options.read_text().split() if options.exists() else [])]
-        return subsystem == "sftp"
+        return subsystem == "sftp" and not (self._shared / "no-sftp").exists()
 
     def session_started(self) -> None:
         if not self._argv:

@@ -35,7 +35,7 @@ class Browser:
         self.headers = {"Cookie": sidecar.login()[1], "Origin": sidecar.origin}
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.sidecar.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.sidecar.port, timeout=100)
         try:
             connection.request(method, path, body, self.headers)
             reply = connection.getresponse()
@@ -208,7 +208,7 @@ def test_an_archive_holds_the_folder(browser: Browser, home: Path) -> None:
 
 def begin_upload(browser: Browser, path: Path, size: int) -> http.client.HTTPConnection:
     """Send the head of an upload and a part of its body."""
-    connection = http.client.HTTPConnection("127.0.0.1", browser.sidecar.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", browser.sidecar.port, timeout=100)
     connection.putrequest("PUT", f"/files/content?path={quote(str(path))}")
     for name, value in (browser.headers | {"Content-Length": str(size)}).items():
         connection.putheader(name, value)
@@ -268,7 +268,7 @@ def test_memory_stays_flat_whatever_the_size(browser: Browser, home: Path) -> No
         file.truncate(48 << 20)
     browser.get(home / "big")
     before = memory(sidecar.process.pid)
-    slow = http.client.HTTPConnection("127.0.0.1", sidecar.port, timeout=30)
+    slow = http.client.HTTPConnection("127.0.0.1", sidecar.port, timeout=100)
     slow.request("GET", f"/files/content?path={quote(str(big))}", headers=browser.headers)
     reply = slow.getresponse()  # and nothing is read for the time being
     assert browser.put(home / "copy", bytes(48 << 20)) == (204, "")
@@ -315,3 +315,12 @@ def test_a_logout_ends_transfers(browser: Browser, home: Path) -> None:
     assert connection.getresponse().status == 503
     connection.close()
     until(lambda: list(home.iterdir()) == [])
+
+
+def test_a_machine_without_an_sftp_server_says_so_until_it_has_one(alone: Browser, tmp_path: Path) -> None:
+    (tmp_path / "no-sftp").touch()
+    status, _, body = alone.ask("GET", "/files")
+    words = "the machine's sshd serves no files: install openssh-sftp-server in it"
+    assert (status, json.loads(body)) == (503, {"error": words, "kind": "away"})
+    (tmp_path / "no-sftp").unlink()
+    assert alone.list()["entries"] is not None

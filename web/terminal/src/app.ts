@@ -1,6 +1,6 @@
 /** The terminal page as a whole: tabs and panes, the header that tells of the active one, side panels, keys. */
 
-import { byId, make } from "./dom";
+import { byId, focusIsIn, make } from "./dom";
 import { actionOf, type Action } from "./frame/chords";
 import { askToClose, askToPaste, showKeys } from "./frame/dialogs";
 import { Drawer } from "./frame/drawer";
@@ -23,6 +23,7 @@ import { fetchTimeline, WaitingView } from "./waiting";
 import "./frame/frame.css";
 
 const SAID_FOR = 5000;
+const SETTINGS = "dozlab.settings";
 
 /** xterm.js makes style elements; the policy admits those that carry this answer's nonce. */
 function giveStylesTheNonce(): void {
@@ -43,10 +44,10 @@ function styleSpansByScript(): void {
   };
 }
 
-/** The browser's store; null where it is forbidden. */
-function store(): Storage | null {
+/** A store of the browser: of this page and its reloads, or of all pages; null where it is forbidden. */
+function store(name: "sessionStorage" | "localStorage"): Storage | null {
   try {
-    return window.localStorage;
+    return window[name];
   } catch {
     return null;
   }
@@ -62,7 +63,9 @@ function latencyInWords(server: number | null, guest: number | null): string {
 class App {
   private readonly session = byId("session").textContent ?? "";
   private readonly base = new URL("./", location.href);
-  private readonly settings = new LiveSettings(store(), "dozlab.settings");
+  private readonly settings = new LiveSettings(store("localStorage"), SETTINGS);
+  /** The page's own comes first: another page of this browser may have other tabs and names. */
+  private readonly stores = [store("sessionStorage"), store("localStorage")] as const;
   private readonly layoutKey = `dozlab.layout.${this.session}`;
   private readonly waiting = new WaitingView(byId("waiting"), byId("stages"));
   private readonly listeners = new Set<(state: protocol.State) => void>();
@@ -79,9 +82,12 @@ class App {
   /** As the newest STATE says it; a tab that has just been opened has none yet. */
   private role: protocol.Role = "viewer";
   private saidTimer: number | undefined;
+  /** Counts what is closed here: what the server tells may be older. */
+  private closings = 0;
+  private readonly ending = new Set<string>();
 
   constructor(panels: readonly Panel[]) {
-    const stored = layouts.parse(store()?.getItem(this.layoutKey) ?? null);
+    const stored = layouts.parse(this.stores.map((each) => each?.getItem(this.layoutKey)).find(Boolean) ?? null);
     this.layout = stored ?? layouts.single(layouts.FIRST_SHELL);
     const back = (): void => this.active.focus();
     this.tabs = new Tabs(byId("tabs"), (shell) => this.panes.get(shell)?.title ?? "", {
@@ -110,6 +116,9 @@ class App {
     this.apply(this.layout);
     new Drawer([...panels, settingsPanel(this.settings)], this.context(), back);
     window.addEventListener("resize", () => this.active.resized());
+    window.addEventListener("storage", ({ key }) => {
+      if (key === SETTINGS) this.settings.reread();
+    });
     window.addEventListener("keydown", (event) => this.key(event), true);
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "visible") void this.lookForShells();
@@ -131,10 +140,12 @@ class App {
   private apply(layout: layouts.Layout): void {
     const before = this.layout;
     this.layout = layout;
-    try {
-      store()?.setItem(this.layoutKey, JSON.stringify(layout));
-    } catch {
-      // not remembered then
+    for (const each of this.stores) {
+      try {
+        each?.setItem(this.layoutKey, JSON.stringify(layout));
+      } catch {
+        // not remembered then
+      }
     }
     const wanted = new Set(layouts.allShells(layout));
     for (const [shell, pane] of this.panes) {
@@ -177,8 +188,10 @@ class App {
       },
       closes: (pane) => void this.closeShells([pane.shell]),
       closed: (pane) => {
+        const mine = focusIsIn(pane.element);
         this.say("A terminal was closed by somebody else.");
         this.forget([pane.shell]);
+        if (mine) this.active.focus(); // else somebody types elsewhere
       },
       typing: (data) => this.keyRow.apply(data),
       loggedOut: () => location.reload(),
@@ -208,8 +221,15 @@ class App {
     const watches = this.role === "viewer";
     if (busy && !watches && !(await askToClose(shells.length))) return this.active.focus();
     this.forget(shells);
-    if (watches) return;
-    for (const shell of shells) void this.api(`shells/${shell}`, { method: "DELETE" }).catch(() => undefined); // away: it is closed when idle
+    this.active.focus();
+    if (!watches) await Promise.all(shells.map((shell) => this.end(shell)));
+  }
+
+  private async end(shell: string): Promise<void> {
+    this.ending.add(shell);
+    await this.api(`shells/${shell}`, { method: "DELETE" }).catch(() => undefined); // away: it is closed when idle
+    this.ending.delete(shell);
+    this.closings += 1;
   }
 
   /** Takes panes away here; a new one may have the same shell's name afterwards. */
@@ -218,18 +238,20 @@ class App {
       this.panes.get(shell)?.dispose();
       this.panes.delete(shell);
     }
+    this.closings += 1;
     this.apply(shells.reduce(layouts.closePane, this.layout));
-    this.active.focus();
   }
 
   /** Shows the shells that others have opened. */
   private async lookForShells(): Promise<void> {
+    const before = this.closings;
     try {
       const reply = await this.api("shells");
       if (!reply.ok) return;
       const { shells, most } = (await reply.json()) as { shells: { name: string }[]; most: number };
       this.most = most;
-      const more = layouts.withShells(this.layout, shells.map(({ name }) => name));
+      if (before !== this.closings) return await this.lookForShells(); // it may tell of one that is closed by now
+      const more = layouts.withShells(this.layout, shells.map(({ name }) => name).filter((name) => !this.ending.has(name)));
       if (more !== this.layout) this.apply(more);
     } catch {
       // the server is away; the connections say so

@@ -20,6 +20,32 @@ export function make<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: 
   return node;
 }
 
+/** The buttons and links of a row; a row may be one itself. */
+function controls(row: HTMLElement): HTMLElement[] {
+  return row.matches("button, a") ? [row] : [...row.querySelectorAll<HTMLElement>("button, a")];
+}
+
+/**
+ * Gives a list other rows. The focus stays on the row of the same `data-key`, at the same button.
+ * Returns whether it was in the list and has nowhere to stay.
+ */
+export function exchange(list: HTMLElement, rows: readonly HTMLElement[]): boolean {
+  const focused = document.activeElement instanceof HTMLElement && list.contains(document.activeElement) ? document.activeElement : null;
+  const row = focused?.closest<HTMLElement>("[data-key]");
+  const at = focused && row ? controls(row).indexOf(focused) : -1;
+  list.replaceChildren(...rows);
+  if (!focused) return false;
+  const same = row ? rows.find((each) => each.dataset["key"] === row.dataset["key"]) : undefined;
+  const found = same ? controls(same) : [];
+  (found[at] ?? found[0])?.focus();
+  return found.length === 0;
+}
+
+/** Whether the focus is there, or nowhere: it may be moved then, since nobody types elsewhere. */
+export function focusIsIn(element: HTMLElement): boolean {
+  return element.contains(document.activeElement) || document.activeElement === document.body;
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** A drawing of 24 x 24 by its stroke's path data; says nothing to a screen reader. */

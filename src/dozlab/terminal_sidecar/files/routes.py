@@ -18,7 +18,7 @@ from dozlab.lib import tasks
 from dozlab.terminal_sidecar.auth import Member
 from dozlab.terminal_sidecar.files import packets as p
 from dozlab.terminal_sidecar.files import paths
-from dozlab.terminal_sidecar.files.sftp import ANSWER_SECONDS, Refused, Sftp
+from dozlab.terminal_sidecar.files.sftp import ANSWER_SECONDS, NO_SERVER, Refused, Sftp
 from dozlab.terminal_sidecar.files.transfers import Download, Ended, TooMany, Transfers, pieces
 from dozlab.terminal_sidecar.guest import Guest
 from dozlab.terminal_sidecar.pipe import Away, Pipe, Still
@@ -36,6 +36,8 @@ _MOST_LEFT = 64
 _TEMPORARY = b".dozlab-upload-"
 _KEPT_MODE, _NEW_MODE = 0o777, 0o644
 _PAUSED = "the machine is paused: let it go on first"
+_REQUEST_REFUSED = "Session request failed"
+"""What asyncssh says where sshd has no such subsystem; too many sessions have other words."""
 
 Guard = Callable[..., Member | Response]
 
@@ -113,7 +115,13 @@ class Files:
             raise Still
         async with self._opening:
             if self._sftp is None or self._sftp.closed:
-                made = Sftp(await self._guest.subsystem("sftp"), self._guest.patiently)
+                try:
+                    pipe = await self._guest.subsystem("sftp")
+                except Away as error:
+                    if str(error) != _REQUEST_REFUSED:
+                        raise
+                    raise Away(NO_SERVER) from error
+                made = Sftp(pipe, self._guest.patiently)
                 await made.start()
                 self._sftp = made
             return self._sftp

@@ -19,6 +19,7 @@ _T = TypeVar("_T")
 
 ANSWER_SECONDS = 30.0
 """Seconds the guest may take for one answer while it runs."""
+NO_SERVER = "the machine's sshd serves no files: install openssh-sftp-server in it"
 AHEAD = 8
 """Reads or writes of one transfer that are under way at a time: with MOST_DATA each, 256 KiB."""
 _POSIX_RENAME, _STATVFS = b"posix-rename@openssh.com", b"statvfs@openssh.com"
@@ -77,7 +78,7 @@ class Sftp:
             self._extensions = p.extensions(reader)
         except (p.BadPacket, TimeoutError, Away) as error:
             self.close()
-            raise Away("the machine's sshd serves no files: its image lacks an SFTP server") from error
+            raise Away(NO_SERVER) from error
         except BaseException:
             self.close()
             raise

@@ -1,7 +1,7 @@
 /** The panel of the machine's files: where one is, what is there, up- and downloads. */
 
 import "./files.css";
-import { icon, iconButton, make } from "../dom";
+import { exchange, focusIsIn, icon, iconButton, make } from "../dom";
 import type { Context, Panel } from "../panels";
 import { below, bytes, parent, share, when } from "./names";
 import { type Answer, LOST, type Transport, type Upload, Uploads } from "./uploads";
@@ -165,14 +165,15 @@ class View {
     this.heading = folder = found.path;
     this.note.textContent = found.more ? `Only the first ${found.entries.length.toLocaleString("en")} names are shown.` : found.entries.length ? "" : "This folder is empty.";
     this.free.textContent = found.free === null ? "" : `${bytes(found.free)} free.`;
-    this.crumbs.replaceChildren(...found.crumbs.map((crumb, at) => this.crumb(crumb, at === found.crumbs.length - 1)));
+    const mine = focusIsIn(this.body); // else somebody types elsewhere by now
+    const crumbGone = exchange(this.crumbs, found.crumbs.map((crumb, at) => this.crumb(crumb, at === found.crumbs.length - 1)));
     this.crumbs.scrollLeft = this.crumbs.scrollWidth;
-    this.list.replaceChildren(...found.entries.map((entry, at) => this.entry(entry, `entry-${at}`)));
-    if (focus && !this.body.querySelector(".new-folder")) (this.list.querySelector("button") ?? this.crumbs.querySelector("button"))?.focus();
+    const entryGone = exchange(this.list, found.entries.map((entry, at) => this.entry(entry, `entry-${at}`)));
+    if ((focus && mine && !this.body.querySelector(".new-folder")) || crumbGone || entryGone) (this.list.querySelector("button") ?? this.crumbs.querySelector("button"))?.focus();
   }
 
   private crumb({ name, path }: { name: string; path: string }, last: boolean): HTMLElement {
-    const button = make("button", { type: "button", class: "crumb", click: () => void this.show(path, true) }, name);
+    const button = make("button", { type: "button", class: "crumb", "data-key": path, click: (event) => again(event) || void this.show(path, true) }, name);
     if (last) button.setAttribute("aria-current", "page");
     return button;
   }
@@ -182,8 +183,12 @@ class View {
     const what = entry.link ? "link" : entry.kind;
     const name = make("span", { class: "entry-name", title: entry.name }, entry.name);
     const about = entry.kind === "file" ? `${bytes(entry.size)}${entry.time ? ` · ${when(entry.time, new Date())}` : ""}` : entry.kind === "other" ? "special" : "";
-    const row = make("li", { class: "entry", "data-kind": entry.kind });
-    const open = entry.kind === "folder" ? () => void this.show(entry.path, true) : () => void this.take(entry);
+    const row = make("li", { class: "entry", "data-kind": entry.kind, "data-key": entry.path });
+    const open = (event: Event): void => {
+      if (again(event)) return;
+      if (entry.kind === "folder") void this.show(entry.path, true);
+      else void this.take(entry);
+    };
     const label = `${entry.kind === "folder" ? "Open" : "Download"} ${entry.name} (${what})`;
     const main = make("button", { type: "button", class: "entry-open", "aria-label": label, click: open }, icon(entry.kind === "folder" ? FOLDER : FILE), name);
     main.disabled = entry.kind === "other";
@@ -208,36 +213,47 @@ class View {
   }
 
   private newFolder(asked: Event): void {
+    const open = this.body.querySelector<HTMLInputElement>(".new-folder input");
+    if (open) return open.focus(); // with what has been typed there
     const button = asked.target instanceof Element ? asked.target.closest("button") : null;
+    let busy = false;
     const end = () => {
+      const back = focusIsIn(form);
       form.remove();
-      button?.focus();
+      if (back) button?.focus();
     };
     const field = make("input", { type: "text", "aria-label": "Name of the new folder", maxlength: "255", autocomplete: "off", spellcheck: "false" });
-    const where = this.heading;
     const form = make("form", { class: "new-folder" }, field, make("button", { type: "submit", class: "small" }, "Make"));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      void this.makeFolder(where, field.value).then(end);
+      if (busy) return;
+      busy = true;
+      void this.makeFolder(field.value).then((made) => {
+        busy = false;
+        if (made) end();
+      });
     });
     form.addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
       event.preventDefault();
       end();
     });
-    this.body.querySelector(".new-folder")?.remove();
     this.crumbs.after(form);
     field.focus();
   }
 
-  private async makeFolder(asked: string, name: string): Promise<void> {
-    const where = asked || folder;
+  /** Makes one in the folder that is shown, or opens just now. Returns whether it is there. */
+  private async makeFolder(name: string): Promise<boolean> {
+    const where = this.heading || folder;
     const path = below(where, [name]);
-    if (!name || path === null) return;
-    if (!where) return this.context.say("The machine does not say where to put it yet.");
+    if (!name) return false;
+    if (!where) this.context.say("The machine does not say where to put it yet.");
+    else if (path === null) this.context.say(`${name}: its name cannot be written`);
+    if (!where || path === null) return false;
     const answer = await ask(this.context, `files/folder?path=${path}`, { method: "POST" });
     if (answer.kind) this.context.say(`${name}: ${answer.error}`);
     else await this.refresh();
+    return !answer.kind;
   }
 
   /** Takes what was dropped or chosen into the folder that is shown. */
@@ -328,8 +344,20 @@ function rank(upload: Upload): number {
   return RANKS[upload.status];
 }
 
+/** The second click of a double click: what it meets may have come in between. */
+function again(event: Event): boolean {
+  return event instanceof UIEvent && event.detail > 1;
+}
+
 function sentence(text: string): string {
   return text ? `${text[0]?.toUpperCase() ?? ""}${text.slice(1)}.` : "";
+}
+
+/** Uploads end with the page: the browser asks before it goes. */
+function askBeforeLeaving(): void {
+  window.addEventListener("beforeunload", (event) => {
+    if (uploads?.busy) event.preventDefault();
+  });
 }
 
 /** A file that is dropped beside the panel would take the place of the page; it is uploaded instead. */
@@ -359,7 +387,10 @@ function takeDrops(): void {
   });
 }
 
-if (typeof window !== "undefined") takeDrops();
+if (typeof window !== "undefined") {
+  takeDrops();
+  askBeforeLeaving();
+}
 
 export const panel: Panel = {
   id: "files",

@@ -1,6 +1,6 @@
 /** The side panel of people: who is here and who leads, taking over, invitations made, listed and revoked. */
 
-import { make } from "../dom";
+import { exchange, focusIsIn, make } from "../dom";
 import type { Context, Panel } from "../panels";
 import type { Role, State } from "../protocol";
 import { called, ENDS, endsIn, leading, MEANS, persons, ROLE, where, type Here, type Invitation, type Person } from "./words";
@@ -43,6 +43,11 @@ class View {
   private state: State | null = null;
   private seen = "";
   private listed = "";
+  private turn = 0;
+  private making = false;
+  /** The invitation whose link is shown; "" for none. */
+  private linkOf = "";
+  private readonly revoking = new Set<string>();
   private closed = false;
 
   constructor(
@@ -77,9 +82,11 @@ class View {
   }
 
   private async refresh(): Promise<void> {
+    this.turn += 1;
+    const turn = this.turn;
     const reply = await this.context.api("people").catch(() => null);
-    if (!reply?.ok || this.closed) return; // a connection that is gone is said by the header
-    this.show((await reply.json()) as Told);
+    const told = reply?.ok ? ((await reply.json().catch(() => null)) as Told | null) : null;
+    if (told && !this.closed && turn === this.turn) this.show(told); // a connection that is gone is said by the header
   }
 
   private show(told: Told): void {
@@ -95,11 +102,7 @@ class View {
     const listed = JSON.stringify(all.map(({ id, used, left }) => [id, used, endsIn(left)]));
     if (listed === this.listed) return;
     this.listed = listed;
-    const focused = this.invitations.contains(document.activeElement) ? document.activeElement?.closest("li")?.dataset["id"] : undefined;
-    this.invitations.replaceChildren(...all.map((each) => this.invitation(each)));
-    if (focused === undefined) return;
-    const still = [...this.invitations.children].find((row) => row instanceof HTMLElement && row.dataset["id"] === focused);
-    (still?.querySelector("button") ?? this.submit).focus();
+    if (exchange(this.invitations, all.map((each) => this.invitation(each)))) this.submit.focus();
   }
 
   private row(person: Person, you: string): HTMLElement {
@@ -145,25 +148,33 @@ class View {
     ends.value = "7200";
     const submit = (event: Event): void => {
       event.preventDefault();
-      void this.send("people/invitations", "POST", { role: role.value, name: name.value, seconds: Number(ends.value) }).then((told) => {
+      if (this.making) return; // a second link would take the place of the first, which is shown only once
+      this.making = true;
+      const asked = { role: role.value, name: name.value, seconds: Number(ends.value) };
+      void this.send("people/invitations", "POST", asked).then((told) => {
+        this.making = false;
         if (!told || this.closed) return;
-        this.showLink(new URL(String(told["path"]), this.context.base).href);
-        name.value = "";
+        const { id } = told["invitation"] as Invitation;
+        const waits = name.value === asked.name; // nothing was typed meanwhile
+        if (waits) name.value = "";
+        this.showLink(new URL(String(told["path"]), this.context.base).href, id, waits && focusIsIn(form));
         void this.refresh();
       });
     };
-    return make("form", { class: "invite", submit },
+    const form: HTMLElement = make("form", { class: "invite", submit },
       make("label", { for: "invite-role" }, "Role"), role, means,
       make("label", { for: "invite-name" }, "Who"), name,
       make("label", { for: "invite-ends" }, "Ends after"), ends, this.submit);
+    return form;
   }
 
-  private showLink(href: string): void {
+  private showLink(href: string, id: string, focus: boolean): void {
+    this.linkOf = id;
     const shown = make("input", { type: "text", readonly: true, class: "mono", "aria-label": "Link", value: href });
     const copy = make("button", { type: "button", class: "quiet", click: () => void this.copy(shown) }, "Copy");
     this.link.replaceChildren(make("div", { class: "line" }, shown, copy), make("p", {}, "It works once, and is shown only here and now."));
     this.link.hidden = false;
-    copy.focus();
+    if (focus) copy.focus();
   }
 
   private async copy(shown: HTMLInputElement): Promise<void> {
@@ -179,12 +190,16 @@ class View {
   private invitation(invitation: Invitation): HTMLElement {
     const name = invitation.name || "Guest";
     const revoke = async (): Promise<void> => {
-      if (!(await this.send(`people/invitations/${invitation.id}`, "DELETE"))) return;
-      this.link.hidden = true;
+      if (this.revoking.has(invitation.id)) return;
+      this.revoking.add(invitation.id);
+      const done = await this.send(`people/invitations/${invitation.id}`, "DELETE");
+      this.revoking.delete(invitation.id);
+      if (!done) return;
+      if (this.linkOf === invitation.id) this.link.hidden = true;
       this.context.say("Revoked. Who came in by it is out.");
       void this.refresh();
     };
-    return make("li", { "data-id": invitation.id },
+    return make("li", { "data-key": invitation.id },
       make("span", { class: "who" }, name), make("span", { class: `role ${invitation.role}` }, ROLE[invitation.role]),
       make("button", { type: "button", class: "quiet", "aria-label": `Revoke the invitation of ${name}`, click: () => void revoke() }, "Revoke"),
       make("small", { class: "shells" }, `${invitation.used ? "came in" : "not used yet"}, ends in ${endsIn(invitation.left)}`));

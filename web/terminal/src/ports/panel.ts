@@ -1,7 +1,7 @@
 /** The panel of the machine's ports: what listens there, with links that go through the proxy. */
 
 import "./ports.css";
-import { icon, make } from "../dom";
+import { exchange, icon, make } from "../dom";
 import type { Context, Panel } from "../panels";
 import { describe, type Port } from "./describe";
 
@@ -14,6 +14,7 @@ class View {
   private readonly note = make("p", { class: "ports-note", role: "status" });
   private timer: ReturnType<typeof setTimeout> | undefined;
   private shown = "";
+  private ports: readonly Port[] = [];
   private closed = false;
 
   constructor(
@@ -37,7 +38,7 @@ class View {
         if (this.closed) return;
         this.draw(told.ports ?? [], told.error ?? told.note ?? "");
       } catch {
-        if (!this.closed) this.draw([], "the server does not answer");
+        if (!this.closed) this.draw(this.ports, "the server does not answer");
       }
     }
     if (!this.closed) this.timer = setTimeout(() => void this.look(), AGAIN);
@@ -47,10 +48,11 @@ class View {
     const now = JSON.stringify([ports, note]);
     if (now === this.shown) return; // nothing moves under the pointer or the screen reader
     this.shown = now;
+    this.ports = ports;
     this.note.textContent = note ? `${note[0]?.toUpperCase() ?? ""}${note.slice(1)}.` : ports.length ? "" : "Nothing listens.";
-    const focused = document.activeElement instanceof HTMLElement ? document.activeElement.dataset["port"] : undefined;
-    this.list.replaceChildren(...ports.map((port) => this.row(port)));
-    if (focused) this.list.querySelector<HTMLElement>(`[data-port="${focused}"]`)?.focus();
+    if (exchange(this.list, ports.map((port) => this.row(port)))) this.list.querySelector("a")?.focus();
+    if (ports.some(({ link }) => link)) this.list.removeAttribute("tabindex");
+    else this.list.tabIndex = 0; // a long list is to be scrolled by keys, too
   }
 
   private row(port: Port): HTMLElement {
@@ -58,7 +60,7 @@ class View {
     if (!port.link) return make("li", {}, make("span", { class: "port" }, ...text));
     const href = new URL(`ports/${port.port}/open`, this.context.base).href;
     const label = `Open port ${port.port} in a new tab`;
-    return make("li", {}, make("a", { class: "port", href, target: "_blank", rel: "noopener noreferrer", "aria-label": label, "data-port": String(port.port) }, ...text, icon(OUT)));
+    return make("li", { "data-key": String(port.port) }, make("a", { class: "port", href, target: "_blank", rel: "noopener noreferrer", "aria-label": label }, ...text, icon(OUT)));
   }
 }
 

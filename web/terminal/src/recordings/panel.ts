@@ -1,7 +1,7 @@
 /** The recordings as a side panel: what there is, played, downloaded, removed. */
 
 import "./recordings.css";
-import { icon, iconButton, make } from "../dom";
+import { exchange, focusIsIn, icon, iconButton, make } from "../dom";
 import { bytes } from "../files/names";
 import { ask } from "../frame/dialogs";
 import type { Context, Panel } from "../panels";
@@ -33,10 +33,11 @@ interface Listing {
 
 export const panel: Panel = { id: "recordings", label: "Recordings", icon: ICON, roles: ["owner", "editor"], open };
 
-/** The layout as this browser remembers it; null where it does not. */
+/** The layout as this page, or else this browser, remembers it; null where neither does. */
 function stored(session: string): string | null {
   try {
-    return localStorage.getItem(`dozlab.layout.${session}`);
+    const key = `dozlab.layout.${session}`;
+    return sessionStorage.getItem(key) ?? localStorage.getItem(key);
   } catch {
     return null;
   }
@@ -48,16 +49,25 @@ function open(body: HTMLElement, context: Context): () => void {
   const again = iconButton("Look again", AGAIN, () => void refresh());
   body.append(make("div", { class: "recordings-top" }, head, again), list);
   let closed = false;
+  let turn = 0;
+  let opening = false;
 
   const nameOf = (recording: Recording): string => `${tabName(recording.shell, stored(context.session))}, ${moment(recording.start, new Date())}`;
 
   async function refresh(): Promise<void> {
+    turn += 1;
+    const mine = turn;
+    const found = await listed();
+    if (!closed && mine === turn) show(found); // an older answer knows less
+  }
+
+  async function listed(): Promise<Listing | string> {
     try {
       const reply = await context.api("recordings");
       const listing = (await reply.json()) as Partial<Listing> & { error?: string };
-      if (!closed) show(reply.ok ? (listing as Listing) : (listing.error ?? `The server answered with status ${reply.status}.`));
+      return reply.ok ? (listing as Listing) : (listing.error ?? `The server answered with status ${reply.status}.`);
     } catch {
-      if (!closed) show("The server is away. Look again in a moment.");
+      return "The server is away. Look again in a moment.";
     }
   }
 
@@ -68,8 +78,8 @@ function open(body: HTMLElement, context: Context): () => void {
     }
     const what = found.input ? "What the terminals print and what is typed, passwords included, is recorded." : "What the terminals print is recorded; what is typed is not.";
     head.textContent = found.recording ? `${what} ${bytes(found.used)} of ${bytes(found.limit)}; the oldest make room.` : "Nothing is being recorded now.";
-    list.replaceChildren(...found.recordings.map(row));
-    if (!found.recordings.length) list.append(make("li", { class: "recordings-none" }, "No recordings."));
+    const none = make("li", { class: "recordings-none" }, "No recordings.");
+    if (exchange(list, found.recordings.length ? found.recordings.map(row) : [none])) again.focus();
   }
 
   function row(recording: Recording): HTMLElement {
@@ -79,14 +89,20 @@ function open(body: HTMLElement, context: Context): () => void {
       icon(PLAY), make("span", { class: "sr" }, "Play "), make("span", { class: "recording-name" }, name), make("span", { class: "recording-about" }, about));
     const download = (version: string): HTMLElement =>
       make("a", { class: "recording-link", href: new URL(`recordings/${recording.id}?format=${version}`, context.base).href, download: true, "aria-label": `Download ${name} as asciicast ${version}` }, version);
-    const item = make("li", { class: "recording-row" }, play, make("span", { class: "recording-links" }, download("v3"), download("v2")));
+    const item = make("li", { class: "recording-row", "data-key": recording.id }, play, make("span", { class: "recording-links" }, download("v3"), download("v2")));
     if (context.role() === "owner") item.append(iconButton(`Remove ${name}`, REMOVE, () => void remove(recording)));
     return item;
   }
 
   async function playIt(recording: Recording): Promise<void> {
-    const { Player } = await import("./player");
-    if (!closed) new Player(context, recording.id, nameOf(recording));
+    if (opening) return; // a double click opens one
+    opening = true;
+    try {
+      const { Player } = await import("./player");
+      if (!closed) new Player(context, recording.id, nameOf(recording));
+    } finally {
+      opening = false;
+    }
   }
 
   async function remove(recording: Recording): Promise<void> {
@@ -99,7 +115,7 @@ function open(body: HTMLElement, context: Context): () => void {
       context.say("The server is away: nothing was removed.");
     }
     await refresh();
-    again.focus();
+    if (focusIsIn(body)) again.focus();
   }
 
   let told: boolean | null = null;

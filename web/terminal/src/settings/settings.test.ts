@@ -25,10 +25,19 @@ test("changes are kept and told; a store that refuses is no fault", () => {
   live.set({ theme: "dark" });
   expect(told.mock.calls.map(([settings]) => settings.fontSize)).toEqual([14, 18, 14]);
   expect(new LiveSettings(store, "k").get()).toEqual({ ...DEFAULTS, theme: "dark" });
+  const here = new LiveSettings(store, "k");
+  const other = new LiveSettings(store, "k"); // of another page
+  here.watch(told);
+  other.set({ fontSize: 20 });
+  here.reread();
+  here.reread();
+  expect(told.mock.calls.map(([settings]) => settings.fontSize)).toEqual([14, 18, 14, 14, 20]);
+  here.set({ theme: "light" });
+  expect(new LiveSettings(store, "k").get()).toEqual({ ...DEFAULTS, theme: "light", fontSize: 20 });
   const refusing = { getItem: () => { throw new Error("no"); }, setItem: () => { throw new Error("full"); } };
-  const other = new LiveSettings(refusing, "k");
-  other.set({ theme: "light" });
-  expect(other.get().theme).toBe("light");
+  const unkept = new LiveSettings(refusing, "k");
+  unkept.set({ theme: "light" });
+  expect(unkept.get().theme).toBe("light");
 });
 
 test("the theme is what was chosen, or what the system prefers", () => {

@@ -87,6 +87,18 @@ export class LiveSettings {
     } catch {
       // the store is full or forbidden: the settings hold until the page goes
     }
+    this.tell();
+  }
+
+  /** Takes what another page has stored, so that the next change here does not undo it. */
+  reread(): void {
+    const found = parseSettings(this.read());
+    if (JSON.stringify(found) === JSON.stringify(this.now)) return;
+    this.now = found;
+    this.tell();
+  }
+
+  private tell(): void {
     for (const listener of [...this.listeners]) listener(this.now);
   }
 
