@@ -10,7 +10,7 @@ import secrets
 import signal
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dozlab import values as values_module
@@ -62,10 +62,20 @@ def start(
     raw = _with_image(raw, values, image)
     values = values_module.parse(raw)
     found = resources.ensure(values, progress)
-    with state.registry(), _lock(layout) as lock_fd:
+    with state.registry(), _lock(layout) as lock_fd, _whole() as mask:
         facts = _create(layout, raw, values, found, make_plan, publish=publish)
-        _spawn(layout, facts, lock_fd)
+        _spawn(layout, facts, lock_fd, mask)
     return layout
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[set[int]]:
+    """Let a Ctrl-C wait until a session is there and its launcher known, or neither; yields the mask of before."""
+    mask = {*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}))}
+    try:
+        yield mask
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextlib.contextmanager
@@ -140,12 +150,14 @@ def _keep_password(layout: Layout, values: values_module.Values) -> None:
     files.write_atomic(layout.password, given, mode=0o600)
 
 
-def _spawn(layout: Layout, facts: state.Facts, lock_fd: int) -> None:
-    """Start the launcher, detached, holding the session's lock."""
-    pid = proc.fork(
-        lambda: launch.main([layout.id, str(lock_fd)]),
-        output=layout.log("supervisor"), keep=(lock_fd,), detached=True,
-    )  # fmt: skip
+def _spawn(layout: Layout, facts: state.Facts, lock_fd: int, mask: set[int]) -> None:
+    """Start the launcher, detached, holding the session's lock, with a signal mask of its own."""
+
+    def begin() -> int:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return launch.main([layout.id, str(lock_fd)])
+
+    pid = proc.fork(begin, output=layout.log("supervisor"), keep=(lock_fd,), detached=True)
     state.Facts(**{**facts.__dict__, "pid": pid}).save(layout.facts)
 
 
@@ -200,12 +212,17 @@ def stop(layout: Layout, *, graceful: bool, progress: Progress) -> None:
     facts = state.Facts.load(layout.facts)
     leader = facts.pid if facts else 0
     for number, limit in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 10.0)):
-        members = state.members(leader)
-        for pid in members if number == signal.SIGKILL else {leader}.intersection(members):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        if _gone(layout, limit):
-            return
+        told: set[int] = set()
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            members = set(state.members(leader))  # a launcher that has just been started leads nobody yet
+            for pid in (members if number == signal.SIGKILL else members & {leader}) - told:
+                told.add(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            if not state.alive(layout):
+                return
+            time.sleep(0.05)
     raise DozlabError(
         f"session {layout.id} does not end", hint=f"see which process holds {layout.lock}: fuser -v {layout.lock}"
     )
