@@ -32,6 +32,8 @@ class Terminal:
         self._buffer = bytearray()
         self._room = memoryview(bytearray(_CHUNK))
         self._parsed = 0
+        self.seen = 0.0
+        """When the newest output was here (time.perf_counter), before it was acknowledged."""
         path, offer = ("/ws", protocol.SUBPROTOCOL) if kind == "ours" else ("/ws", "tty")
         origin = f"http://127.0.0.1:{port}"
         self._sock.sendall(
@@ -78,6 +80,7 @@ class Terminal:
         """Wait for at most `limit` bytes of the socket; return the output they complete, acknowledged where wanted."""
         self._fill(limit)
         found = [data for payload in self._frames() if (data := self._output(payload))]
+        self.seen = time.perf_counter()
         if found and self._kind == "ours":
             self._parsed += sum(map(len, found))
             self._send(protocol.encode_client(protocol.Ack(self._parsed, self._parsed)))

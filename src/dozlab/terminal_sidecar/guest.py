@@ -1,4 +1,4 @@
-"""The one SSH connection into the guest: made, watched, made again. With `pipe`, the only module that imports asyncssh.
+"""The one SSH connection into the guest: made, watched, made again. Only this, `pipe` and `ssh_lane` import asyncssh.
 
 The key and the pinned host key come from SHARED_DIR; without both there is no connection, and never another shell.
 
@@ -23,6 +23,7 @@ import asyncssh
 
 from dozlab.lib import tasks
 from dozlab.lib.tcp import outlive_a_pause, round_trip
+from dozlab.terminal_sidecar import ssh_lane
 from dozlab.terminal_sidecar.machine import Machine, started_anew
 from dozlab.terminal_sidecar.pipe import PIPE_WINDOW, Away, Pipe, Still
 
@@ -36,7 +37,8 @@ _KEEPALIVE, _KEEPALIVE_MISSED = 3.0, 3
 _DIAL_PATIENCE = (0.5, 0.5, 0.5, 2.0)
 """Seconds for TCP to connect, one attempt after the other. Short: a packet sent before the guest's network is up is
 lost, and the kernel repeats it after 1 s and 3 s only. Now and then longer, for a host that is short of CPU."""
-_LOGIN_TIMEOUT = 10.0
+_LOGIN_TIMEOUT = 30.0
+"""Seconds: to hang up on a slow guest and begin anew makes it slower yet."""
 _RETRY_FIRST, _RETRY_DIAL, _RETRY_LOGIN = 0.25, 1.0, 2.0
 """Seconds between attempts: at first, and at most after one that reached nobody or was turned away."""
 
@@ -45,24 +47,6 @@ _OPEN_SECONDS = 10.0
 _LOOPBACK = ("127.0.0.1", "::1")
 
 _T = TypeVar("_T")
-
-_MSG_IGNORE = 2
-"""RFC 4253, section 12."""
-
-
-def _without_ignore(connection: asyncssh.SSHClientConnection) -> None:
-    """Send no IGNORE packet before each packet from now on.
-
-    asyncssh does so against an attack on CBC (RFC 4251, section 9.3.1), which we do not offer. It costs a system call
-    here, and sshd a packet more, for every key that is pressed.
-    """
-    send = connection.send_packet
-
-    def send_packet(kind: int, *fields: bytes, handler: Any = None) -> None:
-        if kind != _MSG_IGNORE:
-            send(kind, *fields, handler=handler)
-
-    setattr(connection, "send_packet", send_packet)  # noqa: B010  (mypy knows it as a method)
 
 
 class ShellEvents(Protocol):
@@ -81,12 +65,13 @@ class Channel(asyncssh.SSHClientSession[bytes]):
     def __init__(self, events: ShellEvents) -> None:
         self._events = events
         self._chan: asyncssh.SSHClientChannel[bytes] | None = None
+        self._lane: ssh_lane.Lane | None = None
         self._ended: tuple[int | None, str | None] = (None, None)
         self._paused = False
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         """Keep the channel (asyncssh calls this)."""
-        self._chan = chan
+        self._chan, self._lane = chan, ssh_lane.of(chan)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Pass output on (asyncssh calls this)."""
@@ -107,7 +92,9 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
     def write(self, data: bytes) -> int:
         """Send input; returns the bytes that wait because the guest does not read."""
-        if self._chan is None or self._chan.is_closing():
+        if self._chan is None or (self._lane is not None and self._lane.write(self._chan, data)):
+            return 0
+        if self._chan.is_closing():
             return 0
         self._chan.write(data)
         return self._chan.get_write_buffer_size()
@@ -144,6 +131,8 @@ class Guest:
         self.fault = "waiting for the machine's key"
         self.machine: Machine | None = None
         """What firecracker-vm says of it."""
+        self.still = False
+        """The guest stands still, so that nothing must be sent to it."""
         self._listeners: list[Callable[[], None]] = []
         self._live, self._moving, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._standing = asyncio.Event()
@@ -154,11 +143,6 @@ class Guest:
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def still(self) -> bool:
-        """Tell whether the guest stands still, so that nothing must be sent to it."""
-        return self.machine is not None and self.machine.still
-
-    @property
     def latency(self) -> float | None:
         """Return the round trip to the guest in seconds, as the kernel measures it; None while it does not answer."""
         sock = self._socket
@@ -166,7 +150,7 @@ class Guest:
 
     def machine_changed(self, before: Machine | None, now: Machine | None) -> None:
         """Take what firecracker-vm says now: stand still and go on with the guest, let go of one that is no more."""
-        self.machine = now
+        self.machine, self.still = now, now is not None and now.still
         (self._moving.clear if self.still else self._moving.set)()
         (self._standing.set if self.still else self._standing.clear)()
         self._news.set()
@@ -402,7 +386,7 @@ class Guest:
         except BaseException:
             sock.close()
             raise
-        _without_ignore(self._connection)
+        ssh_lane.lay(self._connection)
         return self._connection
 
     async def _dial(self, patience: float) -> socket.socket:

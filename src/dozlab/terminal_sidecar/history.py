@@ -6,6 +6,7 @@ import secrets
 
 from dozlab.terminal_sidecar.modes import ModeTracker
 
+_LOOK_THROUGH = 4 << 10  # bytes that are forgotten before their modes are looked for
 _SEARCH = 16 << 10  # bytes looked through for a line's end at which a replay may begin
 
 
@@ -22,7 +23,8 @@ class History:
         self.end = 0
         self._capacity = capacity
         self._buffer = bytearray()  # grows to capacity, then is a ring: byte of offset o at o % capacity
-        self._modes = ModeTracker()
+        self._modes = ModeTracker()  # where `_forgotten` begins
+        self._forgotten = bytearray()
         self._known = 0, ModeTracker()  # the modes at some offset, as found by `modes()`
 
     def append(self, data: bytes) -> None:
@@ -32,16 +34,30 @@ class History:
             for at in range(0, len(data), capacity):
                 self.append(data[at : at + capacity])
             return
-        over = self.end + len(data) - self.start - capacity
-        if over > 0:
-            self._modes.feed(self.read(self.start, over))
-            self.start += over
+        end = self.end + len(data)
+        if end - self.start > capacity:
+            self._forget(end - self.start - capacity)
         at = self.end % capacity
-        first = min(len(data), capacity - at)
-        self._buffer[at : at + first] = data[:first]
+        first = capacity - at
         if first < len(data):
+            self._buffer[at:] = data[:first]
             self._buffer[: len(data) - first] = data[first:]
-        self.end += len(data)
+        else:
+            self._buffer[at : at + len(data)] = data
+        self.end = end
+
+    def _forget(self, size: int) -> None:
+        """Let the oldest bytes go; what they mean for the modes is found out for many of them at once."""
+        self._forgotten += self.read(self.start, size)
+        self.start += size
+        if len(self._forgotten) >= _LOOK_THROUGH:
+            self._modes_at_start()
+
+    def _modes_at_start(self) -> ModeTracker:
+        if self._forgotten:
+            self._modes.feed(bytes(self._forgotten))
+            self._forgotten.clear()
+        return self._modes
 
     def read(self, offset: int, limit: int) -> bytes:
         """Return up to `limit` bytes from `offset`, which must lie within start..end."""
@@ -74,7 +90,7 @@ class History:
         head = self.read(at, _SEARCH)
         cut = head.find(b"\n") + 1 or head.find(b"\x1b")
         cut = max(cut, 0)
-        modes = self._modes.copy()
+        modes = self._modes_at_start().copy()
         modes.feed(self.read(self.start, at - self.start + cut))
         return at + cut, modes.preamble()
 
@@ -86,7 +102,7 @@ class History:
         """
         at, modes = self._known
         if at < self.start:
-            at, modes = self.start, self._modes.copy()
+            at, modes = self.start, self._modes_at_start().copy()
         modes.feed(self.read(at, self.end - at))
         self._known = self.end, modes
         return modes.copy()

@@ -107,9 +107,8 @@ class Shell:
         self._opening: asyncio.Task[None] | None = None
         self._nudge: asyncio.TimerHandle | None = None
         self._waiting = bytearray()  # typed while the shell opens, or while the guest stands still
-        self._full = self._redraw_due = False
+        self._full = self._redraw_due = self._closed = self._lost = False
         self._machine: Machine | None = None  # as it was when the shell opened, or the first that was heard of it
-        self._closed = self._lost = False
 
     # --- clients
 
@@ -136,7 +135,7 @@ class Shell:
         if client.member.types:
             self._brake.left(client.attachment, self.idle_since)
         self._follow()
-        self._regulate()
+        self.regulate()
 
     def _follow(self) -> None:
         """Take the size of the client whose size it is now, and tell all."""
@@ -166,20 +165,15 @@ class Shell:
 
         :raises ProtocolError: when it is out of place, or input piles up
         """
-        if not client.member.types and isinstance(frame, protocol.Input | protocol.NewShell | protocol.Lead):
-            if not client.reminded:
-                client.reminded = True
-                self.tell_state()
-            return
         match frame:
             case protocol.Ack():
                 client.attachment.ack(frame, self._clock())
                 client.wake.set()
-                self._regulate()
+                self.regulate()
             case protocol.Input():
-                if self.clients.typed(client, self._clock()):
-                    self._follow()
-                self._input(frame.data)
+                self.type(client, frame.data)
+            case protocol.NewShell() | protocol.Lead() if not client.member.types:
+                self._remind(client)
             case protocol.Lead():
                 if self.clients.take_over(client, self._clock()):
                     self._follow()
@@ -201,16 +195,32 @@ class Shell:
             case protocol.Hello():
                 raise protocol.ProtocolError("a second HELLO")
 
-    def _input(self, data: bytes) -> None:
-        unread = 0
+    def type(self, client: Client, data: bytes) -> None:
+        """Take what was typed at an attached client. From one that only watches it has no effect.
+
+        :raises ProtocolError: when input piles up
+        """
+        if not client.member.types:
+            self._remind(client)
+            return
+        settled = self.clients.leader is client is self.clients.sizer  # then a key changes nothing, and is sent first
+        if not settled and self.clients.typed(client, self._clock()):
+            self._follow()
         if self._channel is not None and not self._guest.still:
-            unread = self._channel.write(data)
+            if self._channel.write(data) > MOST_UNREAD_INPUT:
+                raise protocol.ProtocolError("the program does not read its input", protocol.CLOSE_TOO_MANY)
         elif self._channel is not None or (self._opening is not None and not self._lost):
             self._keep(data)  # never half a command for a lost shell into its successor
+        if settled:
+            self.clients.typed(client, self._clock())
         if self._tap is not None:
             self._tap.input(data)
-        if unread > MOST_UNREAD_INPUT:
-            raise protocol.ProtocolError("the program does not read its input", protocol.CLOSE_TOO_MANY)
+
+    def _remind(self, client: Client) -> None:
+        """Tell a client once that it only watches."""
+        if not client.reminded:
+            client.reminded = True
+            self.tell_state()
 
     def _keep(self, data: bytes) -> None:
         """Keep input for later. Where it is too much, the rest is refused as a whole, and that is said."""
@@ -242,7 +252,7 @@ class Shell:
         self._machine = self._guest.machine
         self._channel = channel
         self._catch_up()
-        self._regulate()
+        self.regulate()
         self.tell_state()
 
     def machine_changed(self) -> None:
@@ -265,15 +275,16 @@ class Shell:
 
     def shell_output(self, data: bytes) -> None:
         """Take bytes that the shell printed."""
-        self._print(data)
-        self._regulate()
-
-    def _print(self, data: bytes) -> None:
+        for client in self.clients.here:
+            client.wake.printed(data)
         self.history.append(data)
-        for client in self.clients:
+        for client in self.clients.here:
             client.wake.set()
         if self._tap is not None:
             self._tap.output(data)
+        self.regulate()
+
+    _print = shell_output  # of lines of our own
 
     def shell_ended(self, status: int | None, signal: str | None) -> None:
         """Take the shell's end; one that has neither status nor signal was lost with the guest."""
@@ -306,15 +317,13 @@ class Shell:
                 self._tap.marker(why)
             self._tap.ended(status)
 
-    def _regulate(self) -> None:
-        """Hold the program back, or let it run on. Who only watches holds nothing back."""
-        if self._channel is not None:
-            readers = [client.attachment for client in self.clients if client.member.types]
-            self._channel.hold(self._brake.holds(readers, self._clock()))
-
     def regulate(self) -> None:
-        """Look again whether clients have stalled; to be called now and then."""
-        self._regulate()
+        """Hold the program back, or let it run on. To be called now and then, too, since clients may have stalled."""
+        if self._channel is not None:
+            readers = [
+                client.attachment for client in self.clients if client.member.types
+            ]  # who watches does not count
+            self._channel.hold(self._brake.holds(readers, self._clock()))
 
     def _set_size(self, cols: int, rows: int) -> None:
         if (cols, rows) != (self.cols, self.rows):

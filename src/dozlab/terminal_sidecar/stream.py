@@ -22,6 +22,7 @@ from dozlab.terminal_sidecar.wire.outlet import Outlet
 
 log = logging.getLogger(__name__)
 
+_INPUT, _MOST_INPUT = bytes([protocol.INPUT]), 1 + protocol.MAX_INPUT
 _HELLO_WITHIN = 10.0  # seconds
 _CLOSE_WITHIN = 2.0  # seconds; a client that does not read would never get its close frame
 
@@ -108,8 +109,12 @@ class Stream:
 
         :raises ProtocolError: when it is malformed or out of place
         """
-        frame = protocol.decode_client(message)
-        if frame is not None:
+        if message[:1] == _INPUT and len(message) <= _MOST_INPUT and self._attached is not None:
+            shell, client = self._attached
+            shell.type(client, message[1:])  # as an Input frame, which need not be made for every key
+            if self.member.types:
+                self._metrics.received.inc(len(message) - 1)
+        elif (frame := protocol.decode_client(message)) is not None:
             self._give(frame)
 
     def _give(self, frame: protocol.ClientFrame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -57,6 +58,65 @@ def test_an_offset_from_the_future_or_forgotten_starts_afresh() -> None:
     for offset in (10, history.end + 1):
         frames = pull_all(Attachment(history, p.Hello(epoch=history.epoch, offset=offset), 0))
         assert frames[0].reset and frames[0].offset >= history.start
+
+
+def test_an_echo_goes_at_once_and_the_rest_of_its_way_sends_nothing_twice() -> None:
+    history = History()
+    client = Attachment(history, p.Hello(), 0)
+    assert client.echo(b"k") is None  # the replay comes first
+    history.append(b"k")
+    pull_all(client)
+    frame = client.echo(b"ey")
+    assert frame == p.output(1, b"ey")
+    history.append(b"ey")
+    assert pull_all(client) == []
+    client.control(p.pong(7))
+    assert client.echo(b"s") is None
+    history.append(b"s")
+    assert [(f.kind, f.data) for f in pull_all(client)] == [(p.PONG, b""), (p.OUTPUT, b"s")]
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["echo", "print", "state", "end", "ack"]), st.integers(1, 90_000)), max_size=40
+    ),
+    capacity=st.sampled_from([200_000, 1 << 20]),
+)
+def test_echoes_between_other_frames_leave_the_output_whole(steps: list[tuple[str, int]], capacity: int) -> None:
+    history = History(capacity)
+    client = Attachment(history, p.Hello(), 0)
+    everything, position = b"", 0
+
+    def took(frames: list[p.ServerFrame]) -> None:
+        nonlocal position
+        for frame in frames:
+            if frame.kind == p.REPLAY_BEGIN:
+                position = frame.offset
+            elif frame.kind == p.OUTPUT:
+                assert frame.offset == position
+                assert frame.data == everything[position : position + len(frame.data)]
+                position += len(frame.data)
+                assert position - client.acked <= client.credit.size
+
+    took(pull_all(client))
+    for number, (what, size) in enumerate(steps):
+        if what in ("echo", "print"):
+            data = random.Random(number).randbytes(size)
+            everything += data
+            if what == "echo" and (frame := client.echo(data)) is not None:
+                took([p.decode_server(frame)])
+            history.append(data)
+        elif what == "state":
+            client.state(b"\x86{}")
+        elif what == "end":
+            client.after_output(b"\x85{}")
+        else:
+            client.ack(p.Ack(client.position, client.position), number)
+        if size % 3:  # else the socket takes nothing just now
+            took(pull_all(client))
+    while position < len(everything):
+        client.ack(p.Ack(client.position, client.position), len(steps))
+        took(pull_all(client))
 
 
 def test_no_more_than_the_credit_is_in_flight_and_an_ack_frees_it() -> None:

@@ -5,7 +5,6 @@ Whoever leads answers the queries of programs: exactly one client does, and neve
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -24,13 +23,26 @@ class Wake(Protocol):
     def set(self) -> None:
         """Look."""
 
+    def printed(self, data: bytes) -> None:
+        """Take output that is about to be added to the history; `set` follows."""
+
+
+class Asleep:
+    """Wakes nobody."""
+
+    def set(self) -> None:
+        """Do nothing."""
+
+    def printed(self, data: bytes) -> None:
+        """Do nothing."""
+
 
 class Client:
     """A browser on a shell: its attachment, and what is to be told when there may be something to send."""
 
     def __init__(self, attachment: Attachment, member: Member, cols: int, rows: int) -> None:
         self.attachment, self.member = attachment, member
-        self.wake: Wake = asyncio.Event()
+        self.wake: Wake = Asleep()
         self.cols, self.rows = cols, rows
         self.active = 0.0  # when it came, typed or took over
         self.turn = 0  # which of all these acts that was
@@ -45,21 +57,22 @@ class Clients:
     """Clients in the order they came. Every change of `leader` and `sizer` is made here."""
 
     def __init__(self) -> None:
-        self._all: list[Client] = []
+        self.here: list[Client] = []
+        """For who looks at them often; to be changed here only."""
         self._turn = 0
         self.leader: Client | None = None
         self.sizer: Client | None = None
         """The owner who acted last; without an owner, who leads. None: the size stays what it was."""
 
     def __iter__(self) -> Iterator[Client]:
-        return iter(self._all)
+        return iter(self.here)
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self.here)
 
     def add(self, client: Client, now: float) -> None:
         """Add a client. It leads, unless it only watches, or an owner leads and it is none."""
-        self._all.append(client)
+        self.here.append(client)
         if client.member.types:
             self._acted(client, now)
             if self.leader is None or client.member.manages or not self.leader.member.manages:
@@ -68,9 +81,9 @@ class Clients:
 
     def remove(self, client: Client) -> None:
         """Remove a client; of those who type, the one who acted last leads in its place."""
-        self._all.remove(client)
+        self.here.remove(client)
         if client is self.leader:
-            self.leader = max((each for each in self._all if each.member.types), key=_turn, default=None)
+            self.leader = max((each for each in self.here if each.member.types), key=_turn, default=None)
         self._choose_sizer()
 
     def typed(self, client: Client, now: float) -> bool:
@@ -98,11 +111,11 @@ class Clients:
         client.active, client.turn = now, self._turn
 
     def _choose_sizer(self) -> None:
-        self.sizer = max((each for each in self._all if each.member.manages), key=_turn, default=self.leader)
+        self.sizer = max((each for each in self.here if each.member.manages), key=_turn, default=self.leader)
 
     def people(self) -> list[dict[str, Any]]:
         """Return who is here; of very many the first ones, and who leads."""
-        shown = self._all[:MOST_SHOWN]
+        shown = self.here[:MOST_SHOWN]
         if self.leader is not None and self.leader not in shown:
             shown = [*shown[:-1], self.leader]
         return [

@@ -19,6 +19,8 @@ _NAME = "wire"
 _FIN, _MASKED, _SHORT, _LONG = 0x80, 0x80, 126, 127
 _CONTROL = frozenset({_FIN | Opcode.CLOSE, _FIN | Opcode.PING, _FIN | Opcode.PONG})
 _DATA, _TEXT = int(_FIN | Opcode.BINARY), int(_FIN | Opcode.TEXT)
+_KEY = 8
+"""Bytes of a frame that holds two, which are one ASCII character typed and what says so."""
 _COPY = 4096
 """Bytes up to which joining head and payload is cheaper than a system call over two buffers."""
 
@@ -35,6 +37,7 @@ class Wire(WebSocketsSansIOProtocol):
     _take: Callable[[bytes], None] | None = None
     _plain = False  # everything is left to the library from now on
     _partial = b""
+    _full = False  # the transport's buffer is
     on_writable: Callable[[], None] | None = None
     """Called when the socket takes more, after `open` was False because it did not."""
 
@@ -50,7 +53,7 @@ class Wire(WebSocketsSansIOProtocol):
     @property
     def open(self) -> bool:
         """Tell whether a frame may be written: the connection stands, and its buffer is not full."""
-        return self.writable.is_set() and not (self.close_sent or self.disconnected or self.transport.is_closing())
+        return not (self._full or self.close_sent or self.disconnected or self.transport.is_closing())
 
     def write(self, message: bytes, *, text: bool = False) -> None:
         """Send a message as one frame; a server's frames are not masked."""
@@ -81,9 +84,15 @@ class Wire(WebSocketsSansIOProtocol):
         if self.handshake_initiated and not self.handshake_complete:
             self.scope["state"][_NAME] = self
 
+    def pause_writing(self) -> None:
+        """Send nothing more for now (the transport calls this)."""
+        super().pause_writing()
+        self._full = True
+
     def resume_writing(self) -> None:
         """Say that there is room again (the transport calls this)."""
         super().resume_writing()
+        self._full = False
         if self.on_writable is not None:
             self.on_writable()
 
@@ -93,6 +102,12 @@ class Wire(WebSocketsSansIOProtocol):
             # bytes behind the request would be frames that the library has begun to read
             self._plain = self._plain or self.handshake_initiated or not data.endswith(b"\n")
             super().data_received(data)
+            return
+        if (
+            self._take is not None and not (self._partial or self.close_sent)
+            and len(data) == _KEY and data[0] == _DATA and data[1] == _MASKED | 2
+        ):  # fmt: skip
+            self._take(bytes((data[6] ^ data[2], data[7] ^ data[3])))  # as with nearly every key
             return
         data, at = self._partial + data, 0
         end = len(data)
