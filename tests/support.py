@@ -171,7 +171,7 @@ class Dozlab:
             stdin=subprocess.DEVNULL, cwd=self.env.get("HOME"), preexec_fn=_hear_ctrl_c,
         )  # fmt: skip
 
-    def ssh(self, session: str, command: str, *, timeout: float = 120, check: bool = True) -> str:
+    def ssh(self, session: str, command: str, *, timeout: float = 300, check: bool = True) -> str:
         """Run a command in the guest and return what it printed."""
         return self.run("ssh", session, "--", command, timeout=timeout, check=check).stdout
 
@@ -201,8 +201,8 @@ def _hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now.
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port of an address of this machine that nobody listens on now.
 
     Below those that the kernel gives away by itself (ip_local_port_range, 32768 and up), so that no connection gets it
     before who asked listens; drawn at random, so that tests side by side do not get the same.
@@ -212,7 +212,7 @@ def free_port() -> int:
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                sock.bind(("127.0.0.1", port))
+                sock.bind((host, port))
             except OSError:
                 continue
             return port

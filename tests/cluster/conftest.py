@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "tests/cluster" in str(item.path):
             item.add_marker(pytest.mark.cluster)
             if not item.get_closest_marker("timeout"):
-                item.add_marker(pytest.mark.timeout(600))
+                item.add_marker(pytest.mark.timeout(1200))
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -124,7 +124,7 @@ def probe(kube: Kube, archives: dict[str, Path]) -> str:
         },
     }
     kube.kubectl("apply", "-f", "-", input=yaml.safe_dump(wanted))
-    kube.kubectl("wait", "pod/probe", "--for=condition=Ready", "--timeout=60s")
+    kube.kubectl("wait", "pod/probe", "--for=condition=Ready", "--timeout=240s", timeout=300)
     return "probe"
 
 
@@ -177,9 +177,9 @@ def node_chart(kube: Kube, published: Published, web: str, tmp_path_factory: pyt
     }
     (folder / "values.yaml").write_text(yaml.safe_dump(values))
     words = [*published.chart("dozlab-node"), "-n", "dozlab-node", "--create-namespace"]
-    kube.helm("install", "node", *words, "-f", str(folder / "values.yaml"), "--wait", "--timeout", "240s", timeout=300)
+    kube.helm("install", "node", *words, "-f", str(folder / "values.yaml"), "--wait", "--timeout", "480s", timeout=540)
     yield folder / "kernels"
-    kube.helm("uninstall", "node", "-n", "dozlab-node", "--wait", "--timeout", "60s")
+    kube.helm("uninstall", "node", "-n", "dozlab-node", "--wait", "--timeout", "240s")
 
 
 @pytest.fixture(scope="session")
@@ -233,5 +233,5 @@ def second(kube: Kube, published: Published, second_words: list[str]) -> str:
 def trouble(kube: Kube) -> Iterator[str]:
     """Name of a session that is going to fail; removed afterwards."""
     yield "trouble"
-    kube.helm("uninstall", "trouble", "--wait", check=False)
-    until(lambda: not kube.get("pod", pod("trouble")), what="the end of the Pod", seconds=120)
+    kube.helm("uninstall", "trouble", "--wait", "--timeout", "240s", check=False)
+    until(lambda: not kube.get("pod", pod("trouble")), what="the end of the Pod", seconds=300)

@@ -116,8 +116,8 @@ class Kube(Programs):
 
     def uninstall(self, session: str) -> None:
         """`helm uninstall`, and wait until the Pod has gone."""
-        self.helm("uninstall", session, "--wait", "--timeout", "120s", check=False)
-        until(lambda: not self.get("pod", pod(session)), what=f"the end of Pod {pod(session)}", seconds=120)
+        self.helm("uninstall", session, "--wait", "--timeout", "240s", check=False)
+        until(lambda: not self.get("pod", pod(session)), what=f"the end of Pod {pod(session)}", seconds=300)
 
     def container(self, session: str, name: str) -> dict[str, Any]:
         """Return a container's status; empty before there is one."""
@@ -130,7 +130,7 @@ class Kube(Programs):
         conditions = self.get("pod", pod(session)).get("status", {}).get("conditions", [])
         return any(row["type"] == "Ready" and row["status"] == "True" for row in conditions)
 
-    def wait_ready(self, session: str, *, seconds: float = 300) -> None:
+    def wait_ready(self, session: str, *, seconds: float = 600) -> None:
         """Wait until the Pod is Ready; keep the evidence when it is not."""
         try:
             until(lambda: self.ready(session), what=f"Pod {pod(session)} Ready", seconds=seconds)
@@ -141,7 +141,7 @@ class Kube(Programs):
         """Return a container's log."""
         return self.kubectl("logs", pod(session), "-c", container, *words, check=False).stdout
 
-    def exec(self, session: str, container: str, *words: str, check: bool = True, timeout: float = 120) -> str:
+    def exec(self, session: str, container: str, *words: str, check: bool = True, timeout: float = 240) -> str:
         """Run a command in a container and return what it prints."""
         done = self.kubectl("exec", pod(session), "-c", container, "--", *words, check=check, timeout=timeout)
         return done.stdout
@@ -159,7 +159,7 @@ class Kube(Programs):
         """Return the stages that are done."""
         return {row["stage"] for row in self.timeline(session) if row["event"] == "done"}
 
-    def wait_stage(self, session: str, stage: str, *, seconds: float = 300) -> None:
+    def wait_stage(self, session: str, stage: str, *, seconds: float = 600) -> None:
         """Wait for a stage of the timeline."""
         try:
             until(lambda: stage in self.stages(session), what=f"{stage} of {session}", seconds=seconds)
@@ -176,7 +176,7 @@ class Kube(Programs):
         ready = next(row for row in found["status"]["conditions"] if row["type"] == "Ready")
         return [*sorted(rows, key=lambda row: row[1]), ("Ready", _epoch(ready["lastTransitionTime"]) - begun)]
 
-    def guest(self, session: str, command: str, *, timeout: float = 120, check: bool = True) -> str:
+    def guest(self, session: str, command: str, *, timeout: float = 240, check: bool = True) -> str:
         """Run a command in the guest, with the session's own key, from the terminal's container."""
         script = (
             "import asyncio, sys\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dozlab.lib.proc import need
 from tests.certificates import write_pair
-from tests.support import until
+from tests.support import free_port, until
 
 USER, WORD = "anna", "word"
 HASHED = f"{USER}:$2b$05$abcdefghijklmnopqrstuuQDoL5Sa/TtfS/XN4AY/jgq.HBbO1BTu"
@@ -33,9 +33,7 @@ class Registry:
 def registry(host: str, folder: Path) -> Iterator[Registry]:
     """Run it on an address of this machine."""
     cert, key = write_pair(folder, host)
-    with socket.socket() as unused:
-        unused.bind((host, 0))
-        address = f"{host}:{unused.getsockname()[1]}"
+    address = f"{host}:{free_port(host)}"
     (folder / "htpasswd").write_text(HASHED + "\n")
     config = {
         "version": 0.1,
@@ -58,8 +56,8 @@ def registry(host: str, folder: Path) -> Iterator[Registry]:
             return probe.connect_ex((host, int(address.rpartition(":")[2]))) == 0
 
     try:
-        until(answers, what="the registry's answer", seconds=20)
+        until(answers, what="the registry's answer", seconds=90)
         yield Registry(address, Path(cert), folder / "config.json")
     finally:
         child.terminate()
-        child.wait(20)
+        child.wait(60)

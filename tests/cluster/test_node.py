@@ -34,7 +34,7 @@ def test_the_node_offers_the_devices(kube: Kube, node_chart: Path) -> None:
         (node,) = kube.get("nodes")["items"]
         return bool(node["status"]["allocatable"].get(f"{DOMAIN}/tun") == "100")
 
-    until(offered, what=f"{DOMAIN}/tun", seconds=90)
+    until(offered, what=f"{DOMAIN}/tun", seconds=240)
 
 
 def test_the_images_are_on_the_node(kube: Kube, node_chart: Path, published: Published) -> None:
@@ -44,7 +44,7 @@ def test_the_images_are_on_the_node(kube: Kube, node_chart: Path, published: Pub
         wanted = ("dozlab", "dozlab-firecracker", "dozlab-code-server")
         return names >= {f"{published.registry}/{name}:{published.version}" for name in wanted}
 
-    until(pulled, what="the images in the node's status", seconds=90)
+    until(pulled, what="the images in the node's status", seconds=240)
 
 
 def test_the_base_image_is_on_the_node(node_chart: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.kube import Kube, pod, show
 from tests.support import until
 
-pytestmark = [pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(1800)]
 
 
 def test_two_sessions_side_by_side(kube: Kube, lab: str, second: str) -> None:
@@ -105,7 +105,7 @@ def test_the_machine_is_saved_and_goes_back_by_exec(kube: Kube, third: str) -> N
     kube.guest(third, "echo later > /run/mark")
     boots = status()["boots"]
     assert ask("reset", "one") == "going back to checkpoint one\n"
-    until(lambda: status()["boots"] > boots and status()["ssh"], what="the machine of the checkpoint", seconds=120)
+    until(lambda: status()["boots"] > boots and status()["ssh"], what="the machine of the checkpoint", seconds=300)
     assert (status()["how"], status()["restored"]) == ("checkpoint", True)
     kube.wait_ready(third)
     assert kube.guest(third, "cat /run/mark").strip() == "saved"
@@ -155,7 +155,7 @@ def test_rollback(kube: Kube, second: str) -> None:
     revision = int(kube.helm("history", second, "-o", "json").stdout.count('"revision"'))
     kube.kubectl("delete", "pod", pod(second), "--timeout=120s", timeout=150)
     kube.helm("rollback", second, "1")
-    until(lambda: kube.get("pod", pod(second)), what="the Pod of the first revision", seconds=90)
+    until(lambda: kube.get("pod", pod(second)), what="the Pod of the first revision", seconds=240)
     env = next(row for row in kube.get("pod", pod(second))["spec"]["containers"] if row["name"] == "firecracker-vm")[
         "env"
     ]

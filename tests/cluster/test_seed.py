@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from shlex import quote
 
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.browsing import chromium, open_editor, open_terminal, screen_has, type_in_editors_terminal, type_line
+from tests.browsing import (
+    at_prompt,
+    chromium,
+    open_editor,
+    open_terminal,
+    screen_has,
+    type_in_editors_terminal,
+    type_line,
+)
 from tests.cluster.kube import CONTAINERS, PASSWORD, PYTHON, Kube, pod, show
 from tests.support import EVIDENCE
 
-pytestmark = [pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +91,14 @@ def test_both_pages_by_port_forward(kube: Kube, lab: str, context: BrowserContex
     kube.wait_stage(lab, "dockerd")
     with kube.port_forward(lab, 8080, 8081) as local:
         page = open_terminal(context, f"http://127.0.0.1:{local[8081]}/", PASSWORD)
-        screen_has(page, f"root@{lab}")
-        type_line(page, "systemctl status docker --no-pager | head -5")
-        screen_has(page, "active (running)")
-        type_line(page, "clear; netstat -tlnp | grep 2375")
-        screen_has(page, "LISTEN")
-        type_line(page, "clear; docker run --rm hello-world")
-        screen_has(page, "Hello from Docker")
+        for line, words in (
+            ("systemctl status docker --no-pager | head -5", "active (running)"),
+            ("clear; netstat -tlnp | grep 2375", "LISTEN"),
+            ("clear; docker run --rm hello-world", "Hello from Docker"),
+        ):
+            at_prompt(page, f"root@{lab}:~#")
+            type_line(page, line)
+            screen_has(page, words)
         page.screenshot(path=EVIDENCE / "cluster-terminal.png")
         page.close()
 
@@ -103,6 +112,7 @@ def test_both_pages_by_port_forward(kube: Kube, lab: str, context: BrowserContex
 
 
 def test_the_workspace_is_the_guests_too(kube: Kube, lab: str) -> None:
+    kube.guest(lab, "until mountpoint -q /workspace; do sleep 1; done", timeout=240)
     kube.exec(lab, "code-server", "sh", "-c", "echo from-editor > /workspace/a")
     assert kube.guest(lab, "cat /workspace/a; echo from-guest > /workspace/b").strip() == "from-editor"
     assert kube.exec(lab, "code-server", "cat", "/workspace/b").strip() == "from-guest"
@@ -129,11 +139,11 @@ def test_helm_test_passes(kube: Kube, lab: str) -> None:
 
 def test_from_another_pod_only_four_ports_are_open(kube: Kube, lab: str, second: str, probe: str) -> None:
     address = kube.get("pod", pod(lab))["status"]["podIP"]
-    found = _scan(kube, probe, [(address, port) for port in (*range(1, 10_001), 15000, 22222, 50000)])
-    assert sorted(port for _, port in found) == [2222, 8080, 8081, 8082]
+    wanted = [2222, 8080, 8081, 8082]
+    assert _scan(kube, probe, address, (*range(1, 10_001), 15000, 22222, 50000), wanted) == wanted
     service = kube.get("service", f"lab-service-{lab}")["spec"]["clusterIP"]
-    found = _scan(kube, probe, [(service, port) for port in (22, 2222, 2375, 5540, 8080, 8081, 8082)])
-    assert sorted(port for _, port in found) == [22, 8080, 8081, 8082]
+    wanted = [22, 8080, 8081, 8082]
+    assert _scan(kube, probe, service, (22, 2222, 2375, 5540, 8080, 8081, 8082), wanted) == wanted
 
 
 _SCAN = """
@@ -142,10 +152,10 @@ targets = json.loads(sys.argv[1]) if sys.argv[1:] else json.load(sys.stdin)
 async def main():
     room = asyncio.Semaphore(2000)
     found = []
-    async def look(host, port):
+    async def look(host, port, seconds=4):
         async with room:
             try:
-                async with asyncio.timeout(4):
+                async with asyncio.timeout(seconds):
                     _, writer = await asyncio.open_connection(host, port)
             except (OSError, TimeoutError):
                 return
@@ -157,11 +167,17 @@ asyncio.run(main())
 """
 
 
-def _scan(kube: Kube, probe: str, targets: list[tuple[str, int]]) -> list[tuple[str, int]]:
+PATIENCE = 90
+"""Seconds in which a port answers that is to be open, however busy the machine is."""
+
+
+def _scan(kube: Kube, probe: str, address: str, ports: Iterable[int], wanted: list[int]) -> list[int]:
+    """Return the ports that are open; those that are to be, `wanted`, are given more time."""
+    targets = [(address, port, *([PATIENCE] if port in wanted else [])) for port in ports]
     done = kube.kubectl(
         "exec", "-i", probe, "--", PYTHON, "-c", _SCAN, input=json.dumps(targets), timeout=300
     )  # fmt: skip
-    return [(host, port) for host, port in json.loads(done.stdout)]
+    return sorted(port for _, port in json.loads(done.stdout))
 
 
 def test_the_guest_reaches_the_internet_and_nothing_of_the_cluster(
@@ -188,10 +204,9 @@ def test_the_guest_reaches_the_internet_and_nothing_of_the_cluster(
         ("::1", 8081), ("fe80::1%eth0", 8081), ("fd00::1", 80), ("fec0::1", 80), ("2001:db8::1", 80),
     ]  # fmt: skip
     assert len(closed) >= 30
-    open_ones = [list(outside)]
-    words = f"python3 -c {quote(_SCAN)} {quote(json.dumps([*closed, *open_ones]))}"
-    text = kube.guest(lab, words, timeout=200)
+    words = f"python3 -c {quote(_SCAN)} {quote(json.dumps([*closed, (*outside, PATIENCE)]))}"
+    text = kube.guest(lab, words, timeout=300)
     with capsys.disabled():
         print(f"\n{len(closed)} ways into the cluster tried from the guest")
-    assert json.loads(text) == open_ones
+    assert json.loads(text) == [list(outside)]
     assert not kube.guest(lab, "ip -6 route show default").strip()

@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.kube import Kube, pod
 from tests.support import until
 
-pytestmark = [pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.timeout(1200)]
 
 
 def said(kube: Kube, session: str, container: str, words: str) -> None:
@@ -19,7 +19,7 @@ def said(kube: Kube, session: str, container: str, words: str) -> None:
         return any(words in kube.logs(session, container, *more) for more in ([], ["--previous"]))
 
     try:
-        until(there, what=f"{words!r} in the log of {container}", seconds=150)
+        until(there, what=f"{words!r} in the log of {container}", seconds=300)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{kube.evidence(session)}") from error
     assert "Traceback" not in kube.logs(session, container)
@@ -28,7 +28,7 @@ def said(kube: Kube, session: str, container: str, words: str) -> None:
 def test_no_such_image(kube: Kube, trouble: str) -> None:
     kube.install(trouble, rootfs__imageUrl=kube.image_url + "-missing")
     said(kube, trouble, "init-rootfs", "404")
-    until(lambda: kube.container(trouble, "init-rootfs").get("restartCount", 0) > 0, what="another try", seconds=150)
+    until(lambda: kube.container(trouble, "init-rootfs").get("restartCount", 0) > 0, what="another try", seconds=300)
 
 
 def test_a_wrong_checksum(kube: Kube, trouble: str) -> None:

@@ -156,7 +156,7 @@ class Clone:
 
     def ready(self) -> bool:
         """Wait until it answers by SSH and Docker."""
-        while time.monotonic() - self.began < 120 and self.process.poll() is None:
+        while time.monotonic() - self.began < 300 and self.process.poll() is None:
             try:
                 seen = verb("status", self.shared)
                 if seen.get("ssh") and seen.get("docker"):
@@ -257,10 +257,16 @@ def main() -> None:
     clones(int(sys.argv[2]), blank, disk)
     blank.rename(disk)
     vm = Vm(SNAPSHOTS_DIR=str(ROOT / "snapshots"))
-    seen = vm.until(lambda status: bool(status.get("docker") and status.get("ssh")), 120)
+    seen = vm.until(lambda status: bool(status.get("docker") and status.get("ssh")), 300)
     say("restored", vm.began, **seen, **rights(vmm_pid()), log=Path("/run/vm.err").read_text(errors="replace")[-1500:])
-    began = time.monotonic()
-    say("guest", began, told=ask("hostname; date +%s.%N; cat /proc/sys/kernel/random/boot_id"), now=time.time())
+    began, asked = time.monotonic(), time.time()
+    say(
+        "guest",
+        began,
+        asked=asked,
+        told=ask("hostname; date +%s.%N; cat /proc/sys/kernel/random/boot_id"),
+        now=time.time(),
+    )
     began = time.monotonic()
     paused = verb("pause").get("state")
     say("pause", began, paused=paused, resumed=verb("resume").get("state"))
@@ -272,14 +278,15 @@ def main() -> None:
     ask("echo later > /run/mark")
     vm.began = time.monotonic()
     boots = verb("reset", name="one").get("boots")
-    seen = vm.until(lambda status: bool(status.get("boots") != boots and status.get("ssh")), 200)
-    say("reset", began, **seen, mark=ask("cat /run/mark; date +%s.%N"), now=time.time())
+    seen = vm.until(lambda status: bool(status.get("boots") != boots and status.get("ssh")), 300)
+    asked = time.time()
+    say("reset", began, **seen, asked=asked, mark=ask("cat /run/mark; date +%s.%N"), now=time.time())
     began = time.monotonic()
     vm.process.send_signal(signal.SIGTERM)
     say("stop", began, **vm.end(), left=vmm_pid())
 
     vm = Vm()
-    say("init", vm.began, **vm.until(lambda status: status.get("state") == "running", 200))
+    say("init", vm.began, **vm.until(lambda status: status.get("state") == "running", 300))
     began = time.monotonic()
     if pid := vmm_pid():
         os.kill(pid, signal.SIGKILL)

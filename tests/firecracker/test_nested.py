@@ -26,11 +26,11 @@ from dozlab.images.store import Store
 from dozlab.lib import paths
 from tests.support import free_port
 
-pytestmark = [pytest.mark.firecracker, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.firecracker, pytest.mark.timeout(4800)]
 
 REPO = Path(__file__).resolve().parents[2]
 BOOT_DEADLINE = 240.0
-STEPS_DEADLINE = 900.0
+STEPS_DEADLINE = 1800.0
 L1_ADDRESS, L1_GATEWAY = "10.9.0.2", "10.9.0.1"
 
 
@@ -232,7 +232,7 @@ def test_a_session_begins_with_the_saved_machine(steps: Steps) -> None:
 def test_the_restored_machine_is_the_session_s_own(steps: Steps) -> None:
     name, clock, boot = steps["guest"]["told"].split()
     assert name == "nested"
-    assert abs(float(clock) - steps["guest"]["now"]) < 10  # SSH itself takes seconds here
+    assert steps["guest"]["asked"] - 10 < float(clock) < steps["guest"]["now"] + 10
     assert len(boot) == 36
 
 
@@ -254,7 +254,7 @@ def test_a_checkpoint_and_the_way_back_to_it(steps: Steps) -> None:
     assert (seen["ssh"], seen["restored"], seen["how"]) == (True, True, "checkpoint"), seen
     mark, clock = seen["mark"].split()
     assert mark == "saved"
-    assert abs(float(clock) - seen["now"]) < 20, seen
+    assert seen["asked"] - 20 < float(clock) < seen["now"] + 20, seen
 
 
 def test_pause_and_resume(steps: Steps) -> None:

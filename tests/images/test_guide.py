@@ -18,7 +18,7 @@ from tests.support import REPOSITORY, free_port
 
 GUIDE = REPOSITORY / "docs/how-to/make-a-lab-image.md"
 PORT = "8000"
-SERVED = "for _ in $(seq 200); do (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null && break; sleep 0.05; done"
+SERVED = "for _ in $(seq 1200); do (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null && break; sleep 0.05; done"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _TO = re.compile(r"\bto `([^`]+)`:$")
 

@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "tests/machine" in str(item.path):
             item.add_marker(pytest.mark.machine)
             if not item.get_closest_marker("timeout"):
-                item.add_marker(pytest.mark.timeout(420))
+                item.add_marker(pytest.mark.timeout(1200))
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +153,7 @@ def _reachable(home: Path) -> dict[str, str]:
         return {}
     copy = home / "dozlab"
     shutil.rmtree(copy, ignore_errors=True)
-    ignore = shutil.ignore_patterns("node_modules", "evidence", ".git")
+    ignore = shutil.ignore_patterns("node_modules", "evidence", ".git", ".*_cache", ".hypothesis")
     shutil.copytree(REPOSITORY, copy, symlinks=True, ignore=ignore)
     subprocess.run(["chown", "-R", f"{USER}:", str(copy)], check=True)
     return {"PYTHONPATH": str(copy / "src"), "DOZLAB_TEST_PYTHON": str(copy / ".venv/bin/python")}

@@ -176,7 +176,7 @@ def test_a_missing_program(dozlab: Dozlab, program: str, line: str) -> None:
     script = 'mount --bind /dev/null "$1" && shift && exec "$@"'
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, "sh", path, *dozlab.argv("up", "bad", *QUICK)],
-        env=dozlab.environment(), capture_output=True, text=True, timeout=60, check=False,
+        env=dozlab.environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"error: {line}"
@@ -198,7 +198,7 @@ def test_no_right_on_the_tun_device(user_dozlab: Dozlab) -> None:
 def _started(dozlab: Dozlab, name: str) -> dict[str, int]:
     """Start a session, wait for its VMM and return the host's pids by role."""
     dozlab.run("up", name, *QUICK, "--no-wait")
-    until(lambda: "vmm" in _done(dozlab, name), what="the VMM", seconds=120)
+    until(lambda: "vmm" in _done(dozlab, name), what="the VMM", seconds=240)
     return _pids(dozlab, name)
 
 
@@ -240,17 +240,17 @@ def test_kill_9(dozlab: Dozlab, role: str, state: str, reason: str) -> None:
     pids = _started(dozlab, "victim")
     os.kill(pids[role], signal.SIGKILL)
     until(
-        lambda: dozlab.json("status", "victim")["state"] == state, what=f"{state} after kill -9 of {role}", seconds=60
+        lambda: dozlab.json("status", "victim")["state"] == state, what=f"{state} after kill -9 of {role}", seconds=180
     )
     status = dozlab.json("status", "victim")
     assert re.search(reason, status["reason"]), status["reason"]
-    until(lambda: not [pid for pid in pids.values() if os.path.exists(f"/proc/{pid}")], what="every end", seconds=60)
+    until(lambda: not [pid for pid in pids.values() if os.path.exists(f"/proc/{pid}")], what="every end", seconds=120)
     dozlab.run("down", "victim")
 
 
 def test_two_ups_of_one_id_at_once(dozlab: Dozlab) -> None:
     first, second = (dozlab.popen("up", "twin", *QUICK, "--no-wait") for _ in range(2))
-    outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
+    outputs = [process.communicate(timeout=240)[0] for process in (first, second)]
     assert sorted((first.returncode, second.returncode)) == [0, 1], outputs
     loser = outputs[0] if first.returncode else outputs[1]
     assert "error: session twin is" in loser
@@ -269,7 +269,7 @@ def test_ctrl_c_at_every_stage(dozlab: Dozlab, stage: str) -> None:
         folder = dozlab.state / "dozlab/sessions/brief"
         until(folder.exists, what="the first sign of the session", seconds=60)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=120)
+    process.communicate(timeout=240)
     assert process.returncode == 130
     assert "brief" not in dozlab.run("ls").stdout
 

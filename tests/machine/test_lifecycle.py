@@ -23,13 +23,13 @@ def test_reboot_poweroff_restart_and_orderly_stop(quick: Dozlab, clean: Inventor
 
     # A learner's reboot brings the machine back, on the same disk.
     quick.ssh("life", "nohup reboot >/dev/null 2>&1 &", check=False)
-    until(lambda: quick.json("status", "life")["vm"].get("boots") == 2, what="second boot", seconds=90)
-    until(lambda: quick.json("status", "life")["vm"].get("ssh"), what="SSH after a reboot", seconds=180)
+    until(lambda: quick.json("status", "life")["vm"].get("boots") == 2, what="second boot", seconds=240)
+    until(lambda: quick.json("status", "life")["vm"].get("ssh"), what="SSH after a reboot", seconds=300)
     assert quick.ssh("life", "cat /root/file").strip() == "kept"
 
     # Poweroff ends the session as stopped; its disk stays.
     quick.ssh("life", "nohup poweroff >/dev/null 2>&1 &", check=False)
-    until(lambda: quick.json("status", "life")["state"] == "stopped", what="stopped", seconds=120)
+    until(lambda: quick.json("status", "life")["state"] == "stopped", what="stopped", seconds=240)
     assert quick.json("status", "life")["reason"] == "the guest powered off"
     assert quick.run("ssh", "life", check=False).stderr.strip() == (
         "error: session life is not running; start it: dozlab up life"
@@ -66,7 +66,7 @@ def _other_image(dozlab: Dozlab) -> str:
     return str(path)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_an_image_that_nobody_tuned(dozlab: Dozlab, clean: Inventory) -> None:
     """Plain Debian 12 with sshd and stock Docker: it comes up unchanged, port 2375 included."""
     dozlab.run("image", "build", "tests/machine/recipes/debian12-stock", timeout=500)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -67,8 +68,18 @@ class Somebody:
 
 @pytest.fixture(scope="module")
 def somebody(dozlab: Dozlab, lab: str) -> Somebody:
-    """Return the owner of the shared session."""
-    return Somebody(dozlab.json("status", lab)["urls"]["terminal"], "lab-pass-word")
+    """Return the owner of the shared session, whose terminal may have been ended by the tests before."""
+    url = dozlab.json("status", lab)["urls"]["terminal"]
+    until(lambda: _ready(url), what="the terminal", seconds=300)
+    return Somebody(url, "lab-pass-word")
+
+
+def _ready(url: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=60)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == 200
+    return False
 
 
 def test_a_file_goes_into_the_guest_and_comes_back_whole(dozlab: Dozlab, lab: str, somebody: Somebody) -> None:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.support import Dozlab
@@ -57,6 +57,8 @@ class Killed:
     victim: str
     status: int
     said: str
+    seconds: float
+    """From the start of the verb to its end."""
 
     def __str__(self) -> str:
         return f"{self.victim or 'nobody'} at {self.plan.moment:.2f} s"
@@ -65,6 +67,27 @@ class Killed:
     def errors(self) -> list[str]:
         """Return its lines of error."""
         return [line for line in self.said.splitlines() if line.startswith("error: ")]
+
+
+@dataclass
+class Pace:
+    """How long a verb takes: `seconds` as it was before, less once one ended before its kill came.
+
+    So one that was slow where it was measured does not let the later kills come too late for all.
+    """
+
+    seconds: float
+    most: float = 0.85
+    """Of that time: the later ones of a run are a little quicker."""
+
+    def aim(self, plan: Plan) -> Plan:
+        """Return a plan in seconds for one whose moment is a part of the verb's time."""
+        return replace(plan, moment=plan.moment * self.seconds * self.most)
+
+    def learn(self, killed: Killed) -> None:
+        """Take over the time of a verb that nobody was killed of."""
+        if not killed.victim:
+            self.seconds = min(self.seconds, killed.seconds)
 
 
 def kill_during(
@@ -79,11 +102,14 @@ def kill_during(
     :param session: returns the state folder of the session it works on, where there is one yet
     :param after: the moment counts from when this is true; in place of whoever has gone by then the command is hit
     """
+    begun = time.monotonic()
     process = command.popen(*words)
     try:
         while process.poll() is None and after and not after():
             time.sleep(0.01)
-        time.sleep(plan.moment)
+        due = time.monotonic() + plan.moment
+        while process.poll() is None and time.monotonic() < due:
+            time.sleep(0.005)
         victim, wanted = "", VICTIMS[int(plan.lot * len(VICTIMS))]
         while not victim and process.poll() is None:
             there = workers(process.pid, session())
@@ -95,12 +121,15 @@ def kill_during(
                     os.kill(there[wanted], signal.SIGKILL)
             else:
                 time.sleep(0.01)
+        ended = time.monotonic()
         said, _ = process.communicate(timeout=240)
+        if victim == "command" and process.returncode != -signal.SIGKILL:
+            victim = ""  # it ended by itself between the look at it and the kill
     except BaseException:
         process.kill()
         process.communicate()
         raise
-    return Killed(plan, victim, process.returncode, said)
+    return Killed(plan, victim, process.returncode, said, ended - begun)
 
 
 def workers(command: int, session: Path | None) -> dict[str, int]:
@@ -115,14 +144,12 @@ def workers(command: int, session: Path | None) -> dict[str, int]:
     for pid in _descendants(leader):
         with contextlib.suppress(OSError):
             argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-            if "-m" in argv:
-                module = argv[argv.index("-m") + 1]
-                if module == "dozlab.session.supervisor":
-                    found["supervisor"] = pid
-                elif module == "dozlab.firecracker_vm":
-                    found["firecracker-vm"] = pid
-            elif "qemu-system" in argv[0] or argv[0].endswith("/firecracker"):
+            if "qemu-system" in argv[0] or argv[0].endswith("/firecracker"):
                 found["VMM"] = pid
+            elif "dozlab.session.supervisor" in argv:
+                found["supervisor"] = pid
+            elif "dozlab.firecracker_vm" in argv:
+                found["firecracker-vm"] = pid
     return found
 
 

@@ -23,7 +23,7 @@ from tests.snapshots.conftest import BARE, clock_difference, folder_of, left_of_
 from tests.snapshots.world import NAME, Placed, World
 from tests.support import until
 
-pytestmark = pytest.mark.timeout(1200)  # the fixture's five waves count as the first test's
+pytestmark = pytest.mark.timeout(2400)  # the fixture's five waves count as the first test's
 CLONES = tuple(f"clone-{number:02}" for number in range(20))
 WORDS = [*BARE, "--set", "vm.memory=512", "--set", "vm.cpuCount=1", "--set", "rootfs.diskSize=2G"]
 AT_A_TIME = 4
@@ -90,7 +90,7 @@ def clones(dozlab: Placed, world: World) -> Iterator[dict[str, Clone]]:
                             each.result()
             yield found
         finally:
-            dozlab.run("down", *CLONES, check=False, timeout=120)
+            dozlab.run("down", *CLONES, check=False, timeout=400)
 
 
 def is_clean_after_a_stop(dozlab: Placed, name: str, clone: Clone) -> None:
@@ -178,7 +178,7 @@ def test_a_paused_machine_goes_on_with_its_clock_right(dozlab: Placed, clones: d
         off, blur = clock_difference(dozlab, name)
         return abs(off) <= 0.05 + blur
 
-    until(right, what="the clock", seconds=30)
+    until(right, what="the clock", seconds=120)
     assert dozlab.ssh(name, "pgrep -c -f 'sleep 1000'").strip() >= "1"
 
 

@@ -60,9 +60,9 @@ def begins_to_boot(command: Placed, session: str, why: str) -> None:
     command.run("up", session, "--no-wait", *UP)
     try:
         log = folder_of(command, session) / "logs/firecracker-vm.log"
-        until(lambda: log.exists() and why in log.read_text(), what=f"{why} in the log", seconds=60)
+        until(lambda: log.exists() and why in log.read_text(), what=f"{why} in the log", seconds=180)
         assert log.read_text().count(why) == 1
-        until(lambda: "vmm" in stages(command, session), what="a boot", seconds=60)
+        until(lambda: "vmm" in stages(command, session), what="a boot", seconds=180)
         assert "restored" not in stages(command, session)["vmm"]["detail"]
     finally:
         command.run("down", session)
@@ -237,8 +237,8 @@ def test_a_restored_machine_reboots_as_itself(quick: Placed) -> None:
         assert "restored" in stages(quick, "again")["vmm"]["detail"]
         quick.ssh("again", "echo kept > /root/file; sync")
         quick.ssh("again", "kill -INT 1", check=False)
-        until(lambda: quick.json("status", "again")["vm"].get("boots") == 2, what="the second boot", seconds=60)
-        until(lambda: quick.json("status", "again")["vm"].get("ssh"), what="SSH after the reboot", seconds=100)
+        until(lambda: quick.json("status", "again")["vm"].get("boots") == 2, what="the second boot", seconds=180)
+        until(lambda: quick.json("status", "again")["vm"].get("ssh"), what="SSH after the reboot", seconds=240)
         is_itself(quick, "again")
         assert quick.ssh("again", "cat /root/file") == "kept\n"
     finally:

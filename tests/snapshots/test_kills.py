@@ -19,7 +19,7 @@ import pytest
 
 from tests.machine.conftest import nothing_left
 from tests.snapshots.conftest import QUICK, folder_of, is_itself, same_files, snapshots_of, stages
-from tests.snapshots.kills import Killed, Plan, at_work, kill_during, plans, seed
+from tests.snapshots.kills import Killed, Pace, Plan, at_work, kill_during, plans, seed
 from tests.snapshots.world import Placed
 from tests.support import until
 
@@ -27,8 +27,6 @@ PREPARED = [*QUICK, "--set", "vm.memory=224", "--set", "rootfs.diskSize=768M"]
 """Another snapshot than that which sessions begin with meanwhile."""
 SAVING = 0.4
 """Seconds from the first byte that is written to the end, or less: there the kills are closer together."""
-MOST = 0.85
-"""Of the time that a verb took before: the later ones of a run are a little quicker, and then nobody would be hit."""
 SEED = seed()
 
 
@@ -40,8 +38,8 @@ class Outcome:
     fault: str
 
 
-def prepare_killed(command: Placed, plan: Plan, *, saving: bool = False) -> Outcome:
-    """Kill a `dozlab image prepare` that is to replace a snapshot; at once or when it is being written."""
+def prepare_killed(command: Placed, plan: Plan, pace: Pace | None = None) -> Outcome:
+    """Kill a `dozlab image prepare` that is to replace a snapshot; without a pace when it is being written."""
     (before,) = [same_files(each) for each in snapshots_of(command, "quick") if is_mine(each)]
     store = Path(command.env["XDG_CACHE_HOME"]) / "dozlab/store"
 
@@ -52,14 +50,16 @@ def prepare_killed(command: Placed, plan: Plan, *, saving: bool = False) -> Outc
         return any((store / "tmp").glob("prepare-*/state"))
 
     words = ["image", "prepare", "quick", "--again", *PREPARED]
-    killed = kill_during(command, words, session, plan, written if saving else None)
+    killed = kill_during(command, words, session, pace.aim(plan) if pace else plan, None if pace else written)
+    if pace:
+        pace.learn(killed)
     if killed.victim == "command":
         assert killed.status == -9
     elif killed.victim and killed.status:
         assert killed.status == 1 and len(killed.errors) == 1, killed.said
     assert "Traceback" not in killed.said
     # Whatever a killed command left behind, the next one removes; it finds the old snapshot, or the new one.
-    again = command.run("image", "prepare", "quick", *PREPARED, timeout=120)
+    again = command.run("image", "prepare", "quick", *PREPARED)
     (after,) = [same_files(each) for each in snapshots_of(command, "quick") if is_mine(each)]
     if killed.status:
         assert " was prepared " in again.stdout
@@ -76,11 +76,12 @@ def is_mine(snapshot: Path) -> bool:
     return '"memory": 224' in (snapshot / "snapshot.json").read_text()
 
 
-def load_killed(command: Placed, plan: Plan) -> Outcome:
+def load_killed(command: Placed, plan: Plan, pace: Pace) -> Outcome:
     """Kill a `dozlab up` that begins with a snapshot, and start that session again."""
     name = f"torn-{int(plan.lot * 10**6)}"
     words = ["up", name, "--image", "quick", "--keep-failed", "--no-docker-wait", *QUICK]
-    killed = kill_during(command, words, lambda: folder_of(command, name), plan)
+    killed = kill_during(command, words, lambda: folder_of(command, name), pace.aim(plan))
+    pace.learn(killed)
     try:
         assert "Traceback" not in killed.said
         if killed.victim == "command":
@@ -89,8 +90,9 @@ def load_killed(command: Placed, plan: Plan) -> Outcome:
             assert killed.status == 1 and len(killed.errors) == 1, killed.said
         if name in command.sessions():
             state = command.json("status", name)["state"]
-            if state in ("starting", "running"):  # it goes on, with or without the command; or it is booting
-                until(lambda: ends_or_answers(command, name), what=f"{name} to answer", seconds=90)
+            # It goes on, with or without the command; or it is booting, or ending.
+            if state in ("starting", "running", "stopping"):
+                until(lambda: ends_or_answers(command, name), what=f"{name} to answer", seconds=240)
                 if command.json("status", name)["state"] == "running":
                     is_itself(command, name)
         if name not in command.sessions() or command.json("status", name)["state"] not in ("starting", "running"):
@@ -104,7 +106,9 @@ def load_killed(command: Placed, plan: Plan) -> Outcome:
 
 def ends_or_answers(command: Placed, name: str) -> bool:
     status = command.json("status", name)
-    return bool(status["vm"].get("ssh")) or status["state"] not in ("starting", "running", "stopping")
+    if status["state"] == "stopping":  # what still answers is going down
+        return False
+    return bool(status["vm"].get("ssh")) or status["state"] not in ("starting", "running")
 
 
 def lane(name: str, kills: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
@@ -131,12 +135,12 @@ def outcomes(quick: Placed) -> Iterator[dict[str, list[Outcome]]]:
     """Both lanes at once, which is how sessions are started while somebody prepares an image."""
     rng = random.Random(SEED)
     print(f"DOZLAB_TEST_SEED={SEED}")
-    boot = timed(lambda: quick.run("image", "prepare", "quick", *PREPARED, timeout=300))
-    start = timed(lambda: quick.run("up", "whole", "--image", "quick", "--no-docker-wait", *QUICK, timeout=200))
+    boot = Pace(timed(lambda: quick.run("image", "prepare", "quick", *PREPARED, timeout=300)))
+    start = Pace(timed(lambda: quick.run("up", "whole", "--image", "quick", "--no-docker-wait", *QUICK, timeout=200)))
     quick.run("down", "whole")
-    preparing = [partial(prepare_killed, quick, plan) for plan in plans(rng, 9, boot * MOST)]
-    preparing += [partial(prepare_killed, quick, plan, saving=True) for plan in plans(rng, 6, SAVING)]
-    loading = [partial(load_killed, quick, plan) for plan in plans(rng, 15, start * MOST)]
+    preparing = [partial(prepare_killed, quick, plan, boot) for plan in plans(rng, 9, 1.0)]
+    preparing += [partial(prepare_killed, quick, plan) for plan in plans(rng, 6, SAVING)]
+    loading = [partial(load_killed, quick, plan, start) for plan in plans(rng, 15, 1.0)]
     with nothing_left(), ThreadPoolExecutor(2) as pool:
         lanes = [pool.submit(lane, name, kills) for name, kills in (("prepare", preparing), ("load", loading))]
         found = dict(zip(("prepare", "load"), (each.result() for each in lanes), strict=True))
@@ -146,7 +150,7 @@ def outcomes(quick: Placed) -> Iterator[dict[str, list[Outcome]]]:
             shutil.rmtree(each)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)  # the fixture's thirty kills count as the first test's
 @pytest.mark.parametrize("verb", ["prepare", "load"])
 @pytest.mark.parametrize("number", range(15))
 def test_a_kill_leaves_all_whole(outcomes: dict[str, list[Outcome]], verb: str, number: int) -> None:

@@ -127,7 +127,7 @@ def _start(at: Layout, programs: Path, say: Say) -> None:
             if name in waiting:
                 running[name] = _begin(at, record, waiting[name])
 
-    def wait(what: str, ready: Callable[[], bool], seconds: float = 60.0) -> None:
+    def wait(what: str, ready: Callable[[], bool], seconds: float = 240.0) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
             for name, process in running.items():

@@ -131,7 +131,7 @@ def other_kubernetes() -> str:
     return str(next(iter([*cgroups(), *slices]), ""))
 
 
-def delete_cgroups(within: float = 10.0) -> None:
+def delete_cgroups(within: float = 60.0) -> None:
     """Kill what still runs in the Pods' cgroups and remove these.
 
     :raises DozlabError: when a cgroup cannot be removed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from dozlab.lib import paths
 from dozlab.lib.errors import DozlabError
 from dozlab.lib.files import locked, read_json, write_json
 
-READY = 60.0
+READY = 240.0
 """Seconds until a controller must answer."""
 
 Say = Callable[[str], None]
@@ -127,9 +128,11 @@ def _wait_ready(controller: Controller, process: Process) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nobody listens on just now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    """Return ports of 127.0.0.1 that nobody listens on just now, below those that connections get by themselves."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = 12_000 + secrets.randbelow(20_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)

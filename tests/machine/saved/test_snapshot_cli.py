@@ -45,7 +45,7 @@ def test_what_prepare_makes(own: Dozlab, prepared: Prepared, clean: Inventory) -
         assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (os.geteuid(), 0o644)
 
     # Once is enough.
-    again = own.run("image", "prepare", IMAGE, *SMALL, *QUICK, timeout=60)
+    again = own.run("image", "prepare", IMAGE, *SMALL, *QUICK)
     assert " was prepared " in again.stdout
     assert made(own) == [told]
 
@@ -59,7 +59,7 @@ def test_a_session_begins_with_it_unless_told_otherwise(quick: Dozlab, clean: In
     quick.run("down", "quick")
 
     quick.run("up", "booted", "--cold", "--no-wait", *PREPARED, *QUICK)
-    until(lambda: stages(quick, "booted").get("kernel"), what="a boot", seconds=60)
+    until(lambda: stages(quick, "booted").get("kernel"), what="a boot", seconds=180)
     assert "restored" not in stages(quick, "booted")["vmm"]["detail"]
     quick.run("down", "booted")
 
@@ -87,7 +87,7 @@ def test_an_attempt_that_is_cut_short_changes_nothing(
     before = made(own)
     child = own.popen("image", "prepare", IMAGE, "--again", *SMALL, *QUICK)
     try:
-        hidden = until(lambda: hidden_session(own), what="the hidden session's VM", seconds=120)
+        hidden = until(lambda: hidden_session(own), what="the hidden session's VM", seconds=240)
         if how == "ctrl-c":
             child.send_signal(signal.SIGINT)
         elif how == "sigterm":
@@ -96,7 +96,7 @@ def test_an_attempt_that_is_cut_short_changes_nothing(
             own.run("down", hidden)
         else:
             kill_vm(own, hidden)
-        out, _ = child.communicate(timeout=60)
+        out, _ = child.communicate(timeout=240)
     finally:
         child.kill()
         child.wait()
@@ -124,6 +124,6 @@ def kill_vm(own: Dozlab, session: str) -> None:
     status = own.json("status", session)
     parent = _host_pid(status["supervisor"], status["components"]["firecracker-vm"]["pid"])
     children = until(
-        lambda: Path(f"/proc/{parent}/task/{parent}/children").read_text().split(), what="QEMU", seconds=30
+        lambda: Path(f"/proc/{parent}/task/{parent}/children").read_text().split(), what="QEMU", seconds=120
     )
     subprocess.run(["kill", "-9", *children], check=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,7 +50,9 @@ def run(*words: str, code: int = 0) -> Result:
     return done
 
 
-def test_ls_tells_what_is_prepared(image: str) -> None:
+def test_ls_tells_what_is_prepared(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = itertools.count(1.0)  # each a second after the one before, however quickly they are made
+    monkeypatch.setattr(snapshots, "time", SimpleNamespace(time=lambda: next(moments)))
     assert run("image", "ls").stdout.splitlines()[0].split() == ["NAME", "DIGEST", "SIZE", "CREATED", "PREPARED"]
     assert run("image", "ls").stdout.splitlines()[1].endswith("  -")
     prepared("0" * 64)
@@ -113,7 +117,9 @@ def test_prepare_says_what_had_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_prepare_does_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, preparing.Prepared(one(), False))
+    made = one()
+    answer(monkeypatch, preparing.Prepared(made, False))
+    monkeypatch.setattr("dozlab.cli.image_commands.time", SimpleNamespace(time=lambda: made.created + 200))
     assert run("image", "prepare").stdout == (
         "dozlab-vm for 2 vCPU 2048 MiB (412 MiB) was prepared 3 min 20 s ago; to do it anew: --again\n"
     )

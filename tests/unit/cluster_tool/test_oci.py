@@ -52,7 +52,8 @@ def test_same_input_same_bytes() -> None:
 
 
 def test_folder_becomes_entries(tmp_path: Path) -> None:
-    (tmp_path / "d").mkdir(mode=0o750)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d").chmod(0o750)
     (tmp_path / "d/f").write_bytes(b"x")
     (tmp_path / "d/f").chmod(0o640)
     (tmp_path / "l").symlink_to("d/f")

@@ -10,6 +10,7 @@ import pytest
 from tools.cluster import inventory, processes
 
 from dozlab.lib.errors import DozlabError
+from tests.support import until
 
 
 def _start(tmp_path: Path, mark: str = "none") -> processes.Process:
@@ -34,6 +35,8 @@ def test_a_reused_pid_is_left_alone(tmp_path: Path) -> None:
 
 def test_marked_processes_are_found(tmp_path: Path) -> None:
     mine, other = _start(tmp_path, f"{tmp_path}/a"), _start(tmp_path, f"{tmp_path}/ab")
+    for process in (mine, other):  # exec(2) has returned a moment before the kernel shows the environment
+        until(Path(f"/proc/{process.pid}/environ").read_bytes, what="the process's environment", seconds=60)
     assert processes.marked("DOZLAB_TEST_MARK", f"{tmp_path}/a") == [mine]
     processes.kill([mine, other])
     assert processes.known(os.getpid()) is not None

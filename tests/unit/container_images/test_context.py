@@ -79,6 +79,7 @@ def test_a_context_holds_our_files_and_nothing_else_of_the_package(
     site = tmp_path / "site"
     (site / "lib").mkdir(parents=True)
     (site / "lib/__init__.py").write_text("")
+    (site / "lib/__init__.py").chmod(0o644)
     monkeypatch.setattr(images_context, "site_packages", lambda image, cache: site)
     before = os.umask(0o077)
     try:

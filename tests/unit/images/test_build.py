@@ -93,7 +93,7 @@ def test_the_hello_program_runs_and_prints_its_message(tmp_path: Path) -> None:
     path = tmp_path / "hello"
     path.write_bytes(hello.program())
     path.chmod(0o755)
-    done = subprocess.run([path], capture_output=True, check=True, timeout=10)
+    done = subprocess.run([path], capture_output=True, check=True, timeout=60)
     assert done.stdout.decode() == hello.MESSAGE and "Hello from Docker" in hello.MESSAGE
 
 

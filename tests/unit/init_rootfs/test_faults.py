@@ -33,7 +33,7 @@ from tests.unit.init_rootfs.conftest import READ_ONLY, Page, Web, mounted
 Environ = Callable[..., dict[str, str]]
 AT_ONCE = Limits(back_off=())
 """Every cut ends the attempt, as if the process had died."""
-FAST = Limits(back_off=(0.01, 0.01, 0.01), silence=0.3, slow_window=0.2)
+FAST = Limits(back_off=(0.01, 0.01, 0.01))
 FRAME = 64 << 10
 
 

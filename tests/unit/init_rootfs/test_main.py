@@ -113,7 +113,7 @@ def test_a_signal_in_the_middle_leaves_nothing(number: int, web: Web, image: byt
             assert time.monotonic() < deadline, "no temporary file was begun"
             time.sleep(0.01)
         child.send_signal(number)
-        assert child.wait(10) == 128 + number
+        assert child.wait(60) == 128 + number
     finally:
         child.kill()
         child.wait()

@@ -22,6 +22,7 @@ from dozlab.init_rootfs.client import Client, Limits
 from dozlab.init_rootfs.settings import from_env
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.proc import need
+from tests.support import free_port
 from tests.unit.init_rootfs.conftest import Certificate, Page, Web
 
 Environ = Callable[..., dict[str, str]]
@@ -34,9 +35,7 @@ HASHED = "anna:$2b$05$abcdefghijklmnopqrstuuQDoL5Sa/TtfS/XN4AY/jgq.HBbO1BTu"
 def registry(tmp_path: Path, certificate: Certificate) -> Iterator[str]:
     """Yield host:port of a registry that wants TLS and a login."""
     (tmp_path / "htpasswd").write_text(HASHED + "\n")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config = {
         "version": 0.1,
         "log": {"accesslog": {"disabled": True}, "level": "error"},
@@ -51,7 +50,7 @@ def registry(tmp_path: Path, certificate: Certificate) -> Iterator[str]:
     )  # fmt: skip
     try:
         host, _, port = address.partition(":")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex((host, int(port))) == 0:
@@ -61,7 +60,7 @@ def registry(tmp_path: Path, certificate: Certificate) -> Iterator[str]:
         yield address
     finally:
         child.terminate()
-        child.wait(20)
+        child.wait(60)
 
 
 def docker_config(folder: Path, host: str) -> Path:

@@ -259,7 +259,9 @@ def test_as_ordinary_user_where_tun_is_open(tmp_path: Path) -> None:
     for parent in list(tmp_path.parents)[:3]:
         parent.chmod(parent.stat().st_mode | 0o055)
     # The user may not be able to read this tree: a copy, and Python itself (this component needs nothing else).
-    shutil.copytree(REPOSITORY / "src/dozlab", tmp_path / "src/dozlab", ignore=shutil.ignore_patterns("page"))
+    shutil.copytree(
+        REPOSITORY / "src/dozlab", tmp_path / "src/dozlab", ignore=shutil.ignore_patterns("page", "__pycache__")
+    )
     python = os.path.realpath(sys.executable)
     argv = [
         "setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", "--", "env", "SESSION_ID=a",

@@ -13,6 +13,7 @@ from cryptography import x509
 from websockets.asyncio.client import connect
 
 from dozlab.lib.errors import BadUsage, DozlabError
+from dozlab.lib.files import write_atomic
 from dozlab.terminal_sidecar.settings import Settings
 from dozlab.terminal_sidecar.tls import Certificate
 from tests.certificates import write_pair
@@ -81,11 +82,11 @@ def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(
     certificate.look()
     assert shown(certificate, "new.example") and not shown(certificate, "old.example")
     newest = (tmp_path / "tls.key").read_bytes()
-    (tmp_path / "tls.key").write_bytes(key)  # of the other certificate
+    write_atomic(tmp_path / "tls.key", key)  # of the other certificate
     certificate.look()
     assert "the old TLS certificate stays in use" in caplog.text and shown(certificate, "new.example")
     write_pair(tmp_path, "half.example")
-    (tmp_path / "tls.key").write_bytes(newest)  # the certificate came first, its key not yet
+    write_atomic(tmp_path / "tls.key", newest)  # the certificate came first, its key not yet
     certificate.look()
     assert shown(certificate, "new.example")
     os.unlink(tmp_path / "tls.crt")

@@ -64,7 +64,7 @@ class Guest:
             assert self._process.stdin is not None and self._process.stdout is not None
             self.thaw()
             self._process.stdin.close()
-            self._process.wait(30)
+            self._process.wait(60)
             self._process.stdout.close()
             self._process = None
 
@@ -79,7 +79,7 @@ class Sidecar:
         self.port, self.session, self.page = free_port(), environ.get("SESSION_ID", "lab1"), page
         self.origin = f"http://127.0.0.1:{self.port}"
         self.base = environ.get("BASE_PATH", "")
-        self._log = (shared / f"sidecar-{self.port}.log").open("w+")
+        self._log = (shared / f"sidecar-{self.port}.log").open("a")
         env = {
             "PATH": os.environ["PATH"], "SESSION_ID": self.session, "PASSWORD": PASSWORD, "SHARED_DIR": str(shared),
             "VM_IP": "127.0.0.1", "VM_SSH_PORT": str(guest_port), "HOST": "127.0.0.1", "PORT": str(self.port),
@@ -90,8 +90,7 @@ class Sidecar:
         self.until("/health", 200)
 
     def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
+        return Path(self._log.name).read_text()  # opened anew: the process shares the place of `_log`
 
     def request(
         self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
@@ -108,7 +107,7 @@ class Sidecar:
         finally:
             connection.close()
 
-    def until(self, path: str, status: int, seconds: float = 20.0) -> None:
+    def until(self, path: str, status: int, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while True:
             with contextlib.suppress(OSError):
@@ -130,7 +129,7 @@ class Sidecar:
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         self._log.close()
         return code
 
@@ -170,7 +169,7 @@ class Terminal:
                 await self.send(p.Ack(self.received, self.received))
         return frame
 
-    async def until(self, wanted: bytes, seconds: float = 20.0) -> None:
+    async def until(self, wanted: bytes, seconds: float = 60.0) -> None:
         """Read until the output holds `wanted`."""
         try:
             async with asyncio.timeout(seconds):
@@ -179,7 +178,7 @@ class Terminal:
         except TimeoutError:
             pytest.fail(f"no {wanted!r} in the output: ...{self.text[-600:]!r}")
 
-    async def until_frame(self, kind: int, seconds: float = 20.0, **fields: object) -> p.ServerFrame:
+    async def until_frame(self, kind: int, seconds: float = 60.0, **fields: object) -> p.ServerFrame:
         """Read until a frame of that kind with those fields."""
         try:
             async with asyncio.timeout(seconds):

@@ -33,7 +33,7 @@ class App:
 
     def _serve(self, sock: socket.socket) -> None:
         with sock, contextlib.suppress(OSError):
-            sock.settimeout(20)
+            sock.settimeout(60)
             head = b""
             while b"\r\n\r\n" not in head and (data := sock.recv(1)):
                 head += data
@@ -75,7 +75,7 @@ class Lab:
         more: dict[str, str] | None = None,
         **headers: str,
     ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=100)
         try:
             connection.request(method, path, body, {"Host": f"localhost:{self.port}", **headers, **(more or {})},
                                encode_chunked=not isinstance(body, bytes | None))  # fmt: skip
@@ -86,4 +86,4 @@ class Lab:
 
     def raw(self) -> socket.socket:
         """Return a connection of one's own."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)

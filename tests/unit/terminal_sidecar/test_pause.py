@@ -60,7 +60,7 @@ class Lab:
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    end = asyncio.get_running_loop().time() + 20
+    end = asyncio.get_running_loop().time() + 60
     while not condition():
         assert asyncio.get_running_loop().time() < end, f"still missing: {what}"
         await asyncio.sleep(0.02)

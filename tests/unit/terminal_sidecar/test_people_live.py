@@ -77,7 +77,7 @@ def owner(sidecar: Sidecar) -> str:
 async def closing(client: Terminal) -> tuple[int, str]:
     """Return the code and the reason that a client is closed with."""
     with pytest.raises(ConnectionClosed) as caught:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 await client.take()
     assert caught.value.rcvd is not None

@@ -143,7 +143,7 @@ def test_memory_stays_flat_where_nobody_reads(lab: Lab, app: Callable[[Handler],
     cookie = lab.open(app(handle).port)
     lab.ask("GET", "/", Cookie=cookie)
     before = memory(lab.sidecar.process.pid)
-    connections = [http.client.HTTPConnection("127.0.0.1", lab.port, timeout=30) for _ in range(4)]
+    connections = [http.client.HTTPConnection("127.0.0.1", lab.port, timeout=100) for _ in range(4)]
     for connection in connections:
         connection.request("GET", "/", headers={"Host": f"localhost:{lab.port}", "Cookie": cookie})
     replies = [connection.getresponse() for connection in connections]
@@ -172,7 +172,7 @@ def test_events_come_as_they_happen_and_a_browser_that_leaves_is_told(lab: Lab, 
 
     def handle(sock: socket.socket, head: bytes) -> None:
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
-        assert more.wait(20)
+        assert more.wait(60)
         sock.sendall(b"data: 2\n\n")
         if sock.recv(1) == b"":
             gone.set()
@@ -183,7 +183,7 @@ def test_events_come_as_they_happen_and_a_browser_that_leaves_is_told(lab: Lab, 
         read_until(sock, b"data: 1\n\n")
         more.set()
         read_until(sock, b"data: 2\n\n")
-    assert gone.wait(20)
+    assert gone.wait(60)
 
 
 def test_a_body_may_wait_for_100_and_a_connection_is_used_again(lab: Lab, app: Callable[[Handler], App]) -> None:
@@ -219,7 +219,7 @@ def test_websockets_both_ways(lab: Lab) -> None:
         with dial(url, cookie, lab.origin) as client:
             for message in ("hello", b"\x00" * 300_000):
                 client.send(message)
-                assert client.recv(timeout=20) == message
+                assert client.recv(timeout=60) == message
         for origin in ("http://127.0.0.1:1", "null", lab.sidecar.origin):
             with pytest.raises(InvalidStatus, match="403"):
                 dial(url, cookie, origin)

@@ -65,12 +65,12 @@ class Raw:
             await self.send(frame(p.encode_client(p.Ack(self.received, self.received))))
 
     async def until(self, wanted: bytes) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while wanted not in self.output:
                 await self.take()
 
     async def until_control(self, kind: int) -> bytes:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 for found, payload in self.control:
                     if found == kind:
