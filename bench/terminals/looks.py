@@ -49,12 +49,17 @@ def _keep(page: Page, size: tuple[int, int], name: str) -> None:
     say(str(path))
 
 
-def our_page(browser: Browser, server: Server, size: tuple[int, int], demo: Path) -> None:
-    """Take the login, the terminal alone, with tabs and panes, and with each panel."""
+def _opened(browser: Browser, server: Server, size: tuple[int, int]) -> Page:
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, has_touch=size[0] < 500)
     context.set_default_timeout(_PATIENCE)
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{server.port}/")
+    return page
+
+
+def our_page(browser: Browser, server: Server, size: tuple[int, int], demo: Path) -> None:
+    """Take the login, the terminal alone, with tabs and panes, and with each panel."""
+    page = _opened(browser, server, size)
     page.get_by_label("Password").wait_for()
     _keep(page, size, "ours-login")
     page.get_by_label("Password").fill(PASSWORD)
@@ -85,15 +90,12 @@ def our_page(browser: Browser, server: Server, size: tuple[int, int], demo: Path
     page.keyboard.press("Control+Shift+M")
     page.wait_for_timeout(300)
     _keep(page, size, "ours-menu")
-    context.close()
+    page.context.close()
 
 
 def their_page(browser: Browser, server: Server, size: tuple[int, int], demo: Path) -> None:
     """Take ttyd's only view."""
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, has_touch=size[0] < 500)
-    context.set_default_timeout(_PATIENCE)
-    page = context.new_page()
-    page.goto(f"http://127.0.0.1:{server.port}/")
+    page = _opened(browser, server, size)
     page.locator(".xterm-helper-textarea").focus()
 
     def text() -> str:
@@ -108,7 +110,7 @@ def their_page(browser: Browser, server: Server, size: tuple[int, int], demo: Pa
         page.wait_for_timeout(100)
     _type(page, demo, text)
     _keep(page, size, "ttyd")
-    context.close()
+    page.context.close()
 
 
 def take() -> None:

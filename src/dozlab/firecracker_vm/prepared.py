@@ -46,7 +46,7 @@ class Prepared:
         self.has_docker = True
         """False once an adopted guest has said that it has none."""
         self.clock_right = False
-        """True when adoption alone has set the clock well enough."""
+        """True when the newest restore's adoption alone has set the clock well enough."""
         self._disk: SessionDisk | None = None
         self.checkpoints = Checkpoints(settings.vm_data / "disk/checkpoints", settings.checkpoints_limit)
 
@@ -146,6 +146,7 @@ class Prepared:
             await tasks.stop([ended, told])
 
     async def _refresh(self, guest: Guest) -> None:
+        self.clock_right = False
         await guest.refresh(adoption.read_identity(self.settings.shared), timeout=ADOPT)
 
     async def _adopt(self, guest: Guest) -> None:

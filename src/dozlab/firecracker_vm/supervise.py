@@ -391,7 +391,6 @@ class Supervisor:
         """Set the clock of a restored guest; until then nobody is let in."""
         if not self._prepared.clock_right:
             await self._prepared.set_clock()
-        self._prepared.clock_right = False  # of this one restore
         self._clock_right.set()
         self.machine.set_clock(delay=SECOND_LOOK)
 

@@ -320,9 +320,8 @@ class Shell:
     def regulate(self) -> None:
         """Hold the program back, or let it run on. To be called now and then, too, since clients may have stalled."""
         if self._channel is not None:
-            readers = [
-                client.attachment for client in self.clients if client.member.types
-            ]  # who watches does not count
+            # Who only watches holds nothing back.
+            readers = [client.attachment for client in self.clients if client.member.types]
             self._channel.hold(self._brake.holds(readers, self._clock()))
 
     def _set_size(self, cols: int, rows: int) -> None:
