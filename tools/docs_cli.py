@@ -38,8 +38,10 @@ def commands(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[t
     """Yield every command with its words, groups before what is in them, in the order of `--help`."""
     yield words, command
     if isinstance(command, click.Group):
-        for name in command.list_commands(click.Context(command)):
-            yield from commands(command.commands[name], (*words, name))
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            if child := command.get_command(context, name):
+                yield from commands(child, (*words, name))
 
 
 def _row(option: click.Option, context: click.Context) -> str:

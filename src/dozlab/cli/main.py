@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 import sys
@@ -11,8 +12,31 @@ import click
 from dozlab import __version__
 from dozlab.lib.errors import DozlabError
 
+GROUPS = {
+    "session_commands": ("up", "down", "ls", "status", "logs", "ssh", "exec", "open", "setup", "doctor"),
+    "machine_commands": ("pause", "resume", "checkpoint", "reset"),
+    "share_commands": ("share",),
+    "image_commands": ("image",),
+    "component_commands": ("run",),
+}
+"""Module beside this one -> the commands it has."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Imports the module of the command that is asked for and of no other: `dozlab up` is a matter of milliseconds."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(name for names in GROUPS.values() for name in names)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for module, names in GROUPS.items():
+            if cmd_name in names:
+                commands: list[click.Command] = importlib.import_module(f"dozlab.cli.{module}").COMMANDS
+                return next(each for each in commands if each.name == cmd_name)
+        return None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dozlab")
 def cli() -> None:
     """Self-hosted lab machines: a real Linux machine per learner, in the browser.
@@ -27,17 +51,6 @@ def cli() -> None:
 
     Completion: eval "$(_DOZLAB_COMPLETE=bash_source dozlab)" (or zsh_source, fish_source).
     """
-
-
-def _register() -> None:
-    from dozlab.cli import component_commands, image_commands, machine_commands, session_commands, share_commands
-
-    for module in (session_commands, machine_commands, share_commands, image_commands, component_commands):
-        for command in module.COMMANDS:
-            cli.add_command(command)
-
-
-_register()
 
 
 def main() -> None:

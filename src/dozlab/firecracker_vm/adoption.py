@@ -101,15 +101,19 @@ class Guest:
             raise DozlabError(f"the guest refused {verb}: {why}")
         return answer
 
-    async def prepare(self, *, timeout: float) -> None:
-        """Let the guest settle and close what only a session may open."""
-        await self.call("prepare", timeout=timeout)
+    async def prepare(self, *, rehearse: bool, timeout: float) -> None:
+        """Let the guest settle and close what only a session may open.
+
+        :param rehearse: its copies shall meet sshd's code while they adopt, which is of use to an emulated one
+        """
+        await self.call("prepare", timeout=timeout, rehearse=rehearse)
 
     async def adopt(self, identity: Mapping[str, bytes], env: str, *, timeout: float) -> tuple[bool, bool]:
         """Give the guest a session's identity; its key is another one then.
 
         Return whether it had a Docker to rename, and whether its clock is known to be right. It was set to the time at
-        which we asked, so it is behind by the way there: by less than what it lacks when the answer is here.
+        which we asked and what has passed since that came (known to a tick of its kernel). So it is behind by the way
+        there: by less than what it lacks when the answer is here.
 
         :param identity: name -> content of the files that `apply-identity` reads
         :param env: text of /run/dozlab/env, empty where there is no workspace
@@ -119,7 +123,7 @@ class Guest:
             "adopt", timeout=timeout, time=0.0, token_next=successor, entropy=_entropy(), identity=files, env=env
         )
         shown = answer.get("time")
-        right = isinstance(shown, float) and 0 <= time.time() - shown <= CLOCK_ERROR
+        right = isinstance(shown, float) and abs(time.time() - shown) <= CLOCK_ERROR
         self.token = successor
         return answer.get("docker") is not False, right
 

@@ -27,7 +27,7 @@ _PANIC = re.compile(_STAMP + r"Kernel panic - not syncing: (.*)")
 _REBOOT = re.compile(_STAMP + r"reboot: (Restarting system|Power down|System halted)")
 _KERNEL = {"Restarting system": "reboot", "Power down": "poweroff", "System halted": "halt"}
 _WORDS = tuple(needle.decode() for needle in NEEDLES)
-_VALUES = {"shutdown": ("reboot", "poweroff", "halt"), "stage": ("kernel", "init"), "docker": ("ready",)}
+_VALUES = {"shutdown": ("reboot", "poweroff", "halt"), "stage": ("kernel", "init"), "docker": ("ready", "failed")}
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,8 @@ class Prepared:
         """Let a guest that is ready come to rest; return why it does not, empty when it has."""
         log.info("the guest is ready: it comes to rest and is saved")
         try:
-            await self.guest.prepare(timeout=SETTLE[self.decision.accel])
+            accel = self.decision.accel
+            await self.guest.prepare(rehearse=accel == "tcg", timeout=SETTLE[accel])
         except DozlabError as error:
             return str(error)
         return ""

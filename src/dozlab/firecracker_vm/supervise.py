@@ -9,12 +9,11 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from dozlab.firecracker_vm import guest, idle, inputs, network
+from dozlab.firecracker_vm import guest, inputs, network, pauses
 from dozlab.firecracker_vm.console import Console, Sink
 from dozlab.firecracker_vm.machine import Next, Spec, Vmm
 from dozlab.firecracker_vm.markers import Marker
@@ -47,11 +46,10 @@ DOCKER_MARKER = {"kvm": 10.0, "tcg": 60.0}
 POLL = {"kvm": 0.1, "tcg": 0.5}
 SOON = 0.05
 """Seconds between looks at a guest that goes on from a saved state: its services run already, or all but."""
-DISK_ROOM = 64 << 20
-"""Bytes that must be free on the host before a guest that was paused for lack of them goes on."""
 SERVICES: tuple[Stage, ...] = ("sshd", "dockerd")
 """What starts once init runs."""
 NO_DOCKER = "the image has no Docker"
+DOCKER_FAILED = "Docker did not start in the guest; see why there: journalctl -u docker"
 LACKS: dict[str, Stage] = {"the image has no sshd": "sshd", NO_DOCKER: "dockerd"}
 """What the kit's initramfs finds missing in an image: known at once, not after a long wait."""
 SECOND_LOOK = 15.0
@@ -78,6 +76,7 @@ class Supervisor:
         self._stage: Stage = "vmm"
         self._prepared = self.machine.prepared
         self._lacks: set[Stage] = set()
+        self._docker_failed = False
         self._base = -1
         """Held from the first boot to our end, so that nobody removes the base from the store meanwhile."""
         verbs = Verbs(self.machine, self.console, self.request_stop)
@@ -97,7 +96,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Boot, watch, boot again where that is right; return 0 when stopped, 1 when failed."""
-        watcher = tasks.start(self._watch_people(), name="watch-people") if self.settings.idle_pause else None
+        watcher = tasks.start(pauses.people(self.machine), name="watch-people") if self.settings.idle_pause else None
         try:
             await self._control.start()
             self.machine.relay.start("0.0.0.0", self.settings.relay_port)  # noqa: S104  (a Service reaches it)
@@ -194,7 +193,7 @@ class Supervisor:
                 tasks.start(self._watch_boot(vmm), name="watch-boot"),
                 tasks.start(self._watch_last_word(vmm), name="watch-last-word"),
                 tasks.start(self._watch_stop(vmm), name="watch-stop"),
-                tasks.start(self._watch_disk(vmm), name="watch-disk"),
+                tasks.start(pauses.disk(self.machine, vmm), name="watch-disk"),
             ]
             self.machine.up = True
             if settings.snapshot_out:
@@ -234,6 +233,7 @@ class Supervisor:
         for event in (self._going, self._init, self._clock_right, self._docker_ready):
             event.clear()
         self._last_word.clear()
+        self._docker_failed = False
         self._stage = "vmm"
         self.machine.stand("")
         self._say("vmm", "start", f"boot {self.life.boots}, {self.decision.reason}")
@@ -257,8 +257,12 @@ class Supervisor:
                     self._say(stage, "start")
             self._init.set()
             self._going.set()
-        elif marker.kind == "docker":
+        elif marker == Marker("docker", "ready"):
             self._docker_ready.set()
+        elif marker == Marker("docker", "failed"):
+            self._docker_failed = True
+            self._say("dockerd", "failed", DOCKER_FAILED)
+            log.warning("%s", DOCKER_FAILED)
         elif marker.kind == "note" and marker.value in LACKS:
             self._lacks.add(LACKS[marker.value])
             self._say(LACKS[marker.value], "failed", marker.value)
@@ -329,6 +333,8 @@ class Supervisor:
                 while not (self.machine.ssh and (self.machine.docker or "dockerd" in self._lacks)):
                     if "sshd" in self._lacks:
                         raise DozlabError("the image has no sshd")
+                    if self._docker_failed:
+                        raise DozlabError(DOCKER_FAILED)
                     await asyncio.sleep(0.2)
             if why := await self._prepared.settle():
                 self.life.stall(f"no snapshot was made: {why}")
@@ -341,45 +347,6 @@ class Supervisor:
             self._prepared.why = str(error)
         self.life.ask_stop()
         await vmm.end()
-
-    async def _watch_disk(self, vmm: Vmm) -> None:
-        """A full disk of the host pauses the guest, who loses nothing; it goes on by itself once there is room."""
-        while True:
-            await vmm.wait_disk_full()
-            folder = self.settings.vm_data
-            before = self.life.state
-            self.life.state, self.life.reason = "paused", f"the host's disk below {folder} is full; free some space"
-            self.machine.stand("disk")
-            log.error("paused: %s", self.life.reason)
-            while shutil.disk_usage(folder).free < DISK_ROOM:  # noqa: ASYNC110  (no event tells of free space)
-                await asyncio.sleep(1.0)
-            await vmm.resume()
-            self.life.state, self.life.reason = before, ""
-            self.machine.stand("")
-            log.info("there is room on the host's disk again: the guest goes on")
-            self.machine.set_clock()
-
-    async def _watch_people(self) -> None:
-        """Pause a machine that nobody uses, and let it go on as soon as somebody comes (IDLE_PAUSE)."""
-        ports = {*self.settings.user_ports, self.settings.relay_port}
-        while True:
-            await asyncio.sleep(idle.EVERY)
-            here = self.machine.idle.see(now := time.monotonic(), idle.look(ports))
-            try:
-                if here and self.life.state == "paused" and self.machine.paused == "idle":
-                    async with self.machine.undisturbed():
-                        await self.machine.resume()
-                    log.info("somebody is here: the guest goes on")
-                elif (
-                    self.machine.ssh
-                    and self.life.state == "running"
-                    and self.machine.idle.seconds(now) >= self.settings.idle_pause
-                ):
-                    async with self.machine.undisturbed():
-                        await self.machine.pause("idle")
-                    log.info("nobody was here for %.0f s: the guest is paused", self.settings.idle_pause)
-            except DozlabError as error:
-                log.info("idle: %s", error)
 
     def _look_for_services(self) -> list[asyncio.Task[None]]:
         return [

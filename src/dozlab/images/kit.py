@@ -34,7 +34,7 @@ FORMAT = 1  # raise it when the way a kit is made changes
 EPOCH = "1754697600"  # 2025-08-09
 UUID = "d021ab00-0000-4000-8000-000000000002"
 FILES = ("vmlinuz", "vmlinux", "initramfs.img", "probe.img", "kit.ext4")
-EXECUTABLE = ("usr/lib/dozlab/apply-identity", "usr/lib/systemd/system-shutdown/dozlab")
+EXECUTABLE = ("usr/lib/dozlab/apply-identity", "usr/lib/dozlab/docker-ready", "usr/lib/systemd/system-shutdown/dozlab")
 WANTS = {
     "docker.service.wants": ("dozlab-docker.socket",),
     "multi-user.target.wants": ("dozlab-workspace.service", "dozlab-docker-ready.service", "dozlab-adopt.socket"),

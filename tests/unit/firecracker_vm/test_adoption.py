@@ -8,6 +8,8 @@ import importlib.util
 import itertools
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -94,17 +96,17 @@ async def test_a_key_opens_and_the_next_one_follows(monkeypatch: pytest.MonkeyPa
     assert "first" not in repr(guest)
 
 
-@pytest.mark.parametrize(("way", "right"), [(0.001, True), (0.015, False)])
+@pytest.mark.parametrize(("way", "tick", "right"), [(0.001, 0.0, True), (0.001, 0.004, True), (0.015, 0.0, False)])
 async def test_adoption_alone_tells_whether_the_clock_is_right(
-    monkeypatch: pytest.MonkeyPatch, way: float, right: bool
+    monkeypatch: pytest.MonkeyPatch, way: float, tick: float, right: bool
 ) -> None:
-    """The guest's clock is behind by the way to it, and at the most by the way there and back."""
+    """The guest's clock is behind by the way to it, and at the most by the way there and back; or a tick ahead."""
     now = [1_764_279_000.0]
 
     def answer(line: bytes) -> bytes:
         request = json.loads(line)
         now[0] += way  # on its way to the guest
-        told = {"ok": True, "time": request["time"]}
+        told = {"ok": True, "time": request["time"] + tick}
         now[0] += way
         return json.dumps(told).encode() + b"\n"
 
@@ -141,6 +143,79 @@ async def test_the_clock_is_set_and_looked_at(monkeypatch: pytest.MonkeyPatch, a
         off = await Guest("127.0.0.1", "key").set_clock(timeout=30)
     assert abs(off) <= adoption.CLOCK_ERROR
     assert len(steps) == 2
+
+
+def test_the_time_in_which_a_request_waited_to_be_read_counts(
+    adopt: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel tells it: last_data_recv is the 12th of TCP_INFO's 32 bit numbers, after 8 bytes of flags."""
+    set_to: list[float] = []
+
+    class Connection:
+        def getsockopt(self, level: int, option: int, size: int) -> bytes:
+            assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
+            return (bytes(8) + struct.pack("=12I", *range(11), 250))[:size]
+
+    monkeypatch.setattr(adopt, "time", SimpleNamespace(CLOCK_REALTIME=0, clock_settime=lambda _, to: set_to.append(to)))
+    state = adopt.State("key")
+    state.connection = Connection()
+    adopt.set_clock(state, {"time": 1_764_279_000.0})
+    assert set_to == [1_764_279_000.25]
+
+
+def test_the_kernel_tells_when_a_request_came(adopt: ModuleType) -> None:
+    state = adopt.State("key")
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        state.connection, _ = server.accept()
+        with state.connection:
+            client.sendall(b"{}\n")
+            assert adopt.request_line(state.connection) == b"{}\n"
+            came = time.monotonic()
+            while adopt.since_request(state) < 0.5:
+                assert time.monotonic() - came < 60
+                time.sleep(0.05)
+            assert time.monotonic() - came > 0.4  # a tick of the slowest kernel is 10 ms
+
+
+def test_sshd_goes_on_when_it_has_what_it_needs_and_the_clock_is_set_last(
+    adopt: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    state = adopt.State("key")
+    rows = ["hostname", "authorized_keys", "ssh_host_ed25519_key", "machine-id"]
+    state.table = [[name, f"/{name}", "600"] for name in rows]
+    monkeypatch.setattr(adopt, "reseed", lambda _: done.append("reseed"))
+    monkeypatch.setattr(adopt, "put", lambda _state, path, *_: done.append(path))
+    monkeypatch.setattr(adopt, "let_sshd_go", lambda _state, key: done.append(f"sshd with {key.decode()}"))
+    monkeypatch.setattr(adopt, "change_docker_id", lambda _: done.append("docker"))
+    monkeypatch.setattr(adopt, "set_clock", lambda *_: done.append("clock"))
+    identity = {name: base64.b64encode(name.encode()).decode() for name in rows[1:]}
+    request = {"verb": "adopt", "token": "key", "token_next": "next", "time": 5.0, "entropy": "", "identity": identity}
+    assert adopt.answer(state, json.dumps(request).encode())["ok"] is True
+    sshd = "sshd with ssh_host_ed25519_key"
+    assert done == [
+        "reseed", "/authorized_keys", "/ssh_host_ed25519_key", sshd, "/machine-id", adopt.BOOT_ID, "docker", "clock"
+    ]  # fmt: skip
+    assert (state.token, state.later) == ("next", [])
+
+
+def test_sshds_start_is_rehearsed_once_adoption_begins(
+    adopt: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sshd = tmp_path / "sshd"
+    sshd.write_text(f"#!/bin/sh\necho $1 > {tmp_path}/said\n")
+    sshd.chmod(0o700)
+    monkeypatch.setattr(adopt, "SSHD", str(sshd))
+    state = adopt.State("key")
+    state.rehearsal = adopt.rehearse()
+    assert state.rehearsal.poll() is None
+    for name in ("reseed", "change_docker_id"):
+        monkeypatch.setattr(adopt, name, lambda _: None)
+    monkeypatch.setattr(adopt, "write", lambda *_: None)
+    request = {"verb": "adopt", "token": "key", "token_next": "next", "entropy": "", "identity": {}}
+    assert adopt.answer(state, json.dumps(request).encode())["ok"] is True
+    adopt.afterwards(state)
+    assert (state.rehearsal, (tmp_path / "said").read_text()) == (None, "-t\n")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +318,7 @@ def test_sshd_waits_for_its_host_key_in_the_snapshot(
 def test_a_return_to_a_checkpoint_lets_todays_keys_in(adopt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The session may have been started again since, with another client key."""
     done: list[Any] = []
-    monkeypatch.setattr(adopt, "set_clock", lambda request: done.append(request["time"]))
+    monkeypatch.setattr(adopt, "set_clock", lambda _, request: done.append(request["time"]))
     monkeypatch.setattr(adopt, "reseed", done.append)
     monkeypatch.setattr(adopt, "apply_identity", done.append)
     monkeypatch.setattr(adopt, "touch_workspace", lambda: None)

@@ -3,7 +3,7 @@
 Started by systemd at the first request. One JSON object a line, one request a connection, each with the key of the day:
 the one it was booted with until adoption, then the session's. Python 3.10 or newer, nothing else.
 Sources: random(4) for RNDADDENTROPY and RNDRESEEDCRNG, proc(5) for /proc/PID/mem, machine-id(5),
-systemd-random-seed(8).
+systemd-random-seed(8), tcp(7) and linux/tcp.h for TCP_INFO.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ IDENTITY = "/run/dozlab/identity"
 TABLE = "/usr/lib/dozlab/identity"
 SERVICES = ("ssh.service", "sshd.service")
 """Held while the machine is saved: nobody must meet the snapshot's host key. They read the new one when let go."""
+SSHD = "/usr/sbin/sshd"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
+AUTHORIZED_KEYS = "authorized_keys"
 SOCKETS = ("ssh.socket", "sshd.socket")
 """Stopped before the machine is saved, started again by adoption."""
 ENGINE_ID = "/var/lib/docker/engine-id"
@@ -40,6 +42,8 @@ BOOT_ID = "/run/dozlab/boot-id"
 CONTAINERD_ID = "/var/lib/containerd/io.containerd.grpc.v1.introspection/uuid"
 RNDADDENTROPY = 0x40085203
 RNDRESEEDCRNG = 0x5207
+LAST_DATA_RECV = slice(52, 56)
+"""Where TCP_INFO tells how many milliseconds ago the newest data came."""
 MS_BIND = 4096
 LIMIT = 1 << 20
 KEY_PATIENCE = 10.0
@@ -60,6 +64,8 @@ class State:
         """Processes that are stopped until adoption."""
         self.key_pipe = -1
         """Where sshd waits for its host key."""
+        self.rehearsal: subprocess.Popen[bytes] | None = None
+        """Starts sshd for nothing once its standard input ends."""
         self.docker: list[tuple[int, int]] = []
         """(/proc/PID/mem, address) of each place that holds Docker's id."""
         self.docker_id = b""
@@ -69,6 +75,8 @@ class State:
         """Files that adoption rewrites, open already: to look for one takes an emulated machine milliseconds."""
         self.later: list[str] | None = None
         """Units to start once adoption has been answered."""
+        self.connection: socket.socket | None = None
+        """Where the request came from that is being answered."""
 
 
 Request = dict[str, Any]
@@ -84,7 +92,7 @@ def run(*words: str, check: bool = True) -> str:
     return done.stdout
 
 
-def prepare(state: State, _request: Request) -> Request:
+def prepare(state: State, request: Request) -> Request:
     """Wait until nothing is left to start, close what only a session may open, and look where Docker keeps its id."""
     deadline = time.monotonic() + PATIENCE
     while run("systemctl", "list-jobs", "--no-legend", check=False).strip():
@@ -113,8 +121,24 @@ def prepare(state: State, _request: Request) -> Request:
     for name in os.listdir(IDENTITY):
         if name != "token":
             os.unlink(os.path.join(IDENTITY, name))
+    if request.get("rehearse"):
+        state.rehearsal = rehearse()
     os.sync()
     return {}
+
+
+def rehearse() -> subprocess.Popen[bytes]:
+    """Have a process wait that goes through sshd's start (its test mode) once it is told to.
+
+    An emulated processor is slow the first time it meets code after a restore. So another one of the machine's
+    processors meets sshd's while this one adopts, and the first connection finds it known.
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f"read line; exec {SSHD} -t"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def hide_boot_id() -> None:
@@ -221,12 +245,20 @@ def change_docker_id(state: State) -> None:
     state.docker_id = new
 
 
-def set_clock(request: Request) -> None:
-    """Set the clock to the host's, or move it by a step."""
+def set_clock(state: State, request: Request) -> None:
+    """Move the clock by a step, or set it to the host's: what the request says, and the time since it came."""
     if "step" in request:
         time.clock_settime(time.CLOCK_REALTIME, time.time() + float(request["step"]))
     elif "time" in request:
-        time.clock_settime(time.CLOCK_REALTIME, float(request["time"]))
+        time.clock_settime(time.CLOCK_REALTIME, float(request["time"]) + since_request(state))
+
+
+def since_request(state: State) -> float:
+    """Return the seconds since the request came to this machine, which may have been long before it was read."""
+    if state.connection is None:
+        return 0.0
+    told = state.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_DATA_RECV.stop)
+    return int.from_bytes(told[LAST_DATA_RECV], sys.byteorder) / 1000.0
 
 
 def reseed(entropy: bytes) -> None:
@@ -237,16 +269,26 @@ def reseed(entropy: bytes) -> None:
 
 
 def adopt(state: State, request: Request) -> Request:
-    """Become the session's machine: the clock first.
+    """Become the session's machine. sshd goes on as soon as it has all it needs; the clock comes last, because many
+    a program wakes when it is set.
 
     No program is started: that takes an emulated machine a tenth of a second each.
     """
-    set_clock(request)
+    if state.rehearsal and state.rehearsal.stdin:
+        state.rehearsal.stdin.close()
     reseed(base64.b64decode(request["entropy"]))
     state.token = request["token_next"]
     identity = decoded(request["identity"])
-    apply_identity(identity, lambda path, data, mode: put(state, path, data, mode), state.table)
-    let_sshd_go(state, identity.get(os.path.basename(HOST_KEY), b""))
+    sshd_needs = {
+        name: identity.pop(name) for name in (AUTHORIZED_KEYS, os.path.basename(HOST_KEY)) if name in identity
+    }
+
+    def lay(path: str, data: bytes, mode: int) -> None:
+        put(state, path, data, mode)
+
+    apply_identity(sshd_needs, lay, state.table)
+    let_sshd_go(state, sshd_needs.get(os.path.basename(HOST_KEY), b""))
+    apply_identity(identity, lay, state.table)
     put(state, BOOT_ID, (str(uuid.uuid4()) + "\n").encode(), 0o444)
     if CONTAINERD_ID in state.open:
         put(state, CONTAINERD_ID, str(uuid.uuid4()).encode())
@@ -256,6 +298,7 @@ def adopt(state: State, request: Request) -> Request:
         write("/run/dozlab/env", request["env"].encode())
         later.append("dozlab-workspace.service")
     state.later = later
+    set_clock(state, request)
     return {"docker": bool(state.docker_id)}
 
 
@@ -289,6 +332,10 @@ def afterwards(state: State) -> None:
     for file in {*state.open.values(), *(memory for memory, _ in state.docker)}:
         os.close(file)
     state.open, state.docker = {}, []
+    if state.rehearsal:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            state.rehearsal.wait(PATIENCE)
+        state.rehearsal = None
     try:
         write("/var/lib/systemd/random-seed", os.urandom(512), 0o600)
         if units:
@@ -297,9 +344,9 @@ def afterwards(state: State) -> None:
         sys.stderr.write(f"adopt: {error}\n")
 
 
-def refresh(_state: State, request: Request) -> Request:
+def refresh(state: State, request: Request) -> Request:
     """Go on after a return to a checkpoint: the same machine, but later, with other random numbers and today's keys."""
-    set_clock(request)
+    set_clock(state, request)
     reseed(base64.b64decode(request["entropy"]))
     apply_identity(decoded(request["identity"]))
     threading.Thread(target=touch_workspace, daemon=True).start()
@@ -312,9 +359,9 @@ def touch_workspace() -> None:
         os.statvfs("/workspace")
 
 
-def clock(_state: State, request: Request) -> Request:
+def clock(state: State, request: Request) -> Request:
     """Only the clock, as after a pause."""
-    set_clock(request)
+    set_clock(state, request)
     return {}
 
 
@@ -369,6 +416,14 @@ def answer(state: State, line: bytes) -> Request:
         return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
 
+def request_line(connection: socket.socket) -> bytes:
+    """Return what a connection sends up to its first newline, or its end."""
+    line = b""
+    while not line.endswith(b"\n") and len(line) < LIMIT and (more := connection.recv(LIMIT)):
+        line += more
+    return line
+
+
 def main() -> None:
     """Serve until the machine ends."""
     state = State(read(os.path.join(IDENTITY, "token")))
@@ -383,9 +438,9 @@ def main() -> None:
             continue
         with connection:
             connection.settimeout(10.0)
+            state.connection = connection
             try:
-                line = connection.makefile("rb").readline(LIMIT)
-                connection.sendall(json.dumps(answer(state, line)).encode() + b"\n")
+                connection.sendall(json.dumps(answer(state, request_line(connection))).encode() + b"\n")
             except OSError as error:
                 sys.stderr.write(f"adopt: {error}\n")
 
