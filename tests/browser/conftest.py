@@ -89,10 +89,13 @@ def sidecar(tmp_path: Path, guest: Guest) -> Iterator[Sidecar]:
 
 
 class Held:
-    """A page's first request to an address, whose answer it gets when the test says so; later ones go through."""
+    """A page's first request to an address, whose answer it gets when the test says so; later ones go through.
 
-    def __init__(self, tab: Page, address: str | re.Pattern[str], method: str = "GET") -> None:
-        self._tab, self._method = tab, method
+    With `unsent` the server does not get the request before that either.
+    """
+
+    def __init__(self, tab: Page, address: str | re.Pattern[str], method: str = "GET", *, unsent: bool = False) -> None:
+        self._tab, self._method, self._unsent = tab, method, unsent
         self._route: Route | None = None
         self._answer: APIResponse | None = None
         tab.route(address, self._take)
@@ -102,16 +105,20 @@ class Held:
             route.continue_()
             return
         self._route = route
-        self._answer = route.fetch()  # what the server says now
+        if not self._unsent:
+            self._answer = route.fetch()  # what the server says now
 
     def wait(self) -> None:
-        """Wait until the server has answered."""
-        self._until(lambda: self._answer is not None, "request")
+        """Wait until the page has asked and the server, where it was asked, has answered."""
+        self._until(lambda: self._route is not None and (self._unsent or self._answer is not None), "request")
 
     def release(self) -> None:
         """Give the page its answer, and wait until its scripts have had it."""
         self.wait()
-        assert self._route is not None and self._answer is not None
+        assert self._route is not None
+        if self._unsent:
+            self._answer = self._route.fetch()
+        assert self._answer is not None
         request = self._route.request
         self._route.fulfill(response=self._answer)
         self._until(lambda: request.timing["responseEnd"] >= 0, "answer")
@@ -122,6 +129,20 @@ class Held:
         while not condition():
             assert time.monotonic() < end, f"no {self._method} {what}"
             self._tab.wait_for_timeout(20)
+
+
+WATCH = """([name, selector]) => {
+  const seen = (window[name] = []);
+  const look = () => {
+    for (const node of document.querySelectorAll(selector)) if (node.textContent) seen.push(node.textContent);
+  };
+  const inside = node => (node.nodeType === 1 ? node : node.parentElement)?.closest(selector);
+  const within = ({target, addedNodes}) =>
+    inside(target) || [...addedNodes].some(node => inside(node) || node.querySelector?.(selector));
+  new MutationObserver(all => all.some(within) && look()).observe(document, {
+    subtree: true, childList: true, characterData: true});
+}"""
+"""Has a list of the page tell what the elements held each time they were written to, whether it was news or not."""
 
 
 def typing_goes_to_the_terminal(tab: Page) -> bool:

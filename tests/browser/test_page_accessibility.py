@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import at_prompt, at_rest, command, log_in, open_live, screen_has, state, type_line
+from tests.browser.conftest import WATCH, at_prompt, at_rest, command, log_in, open_live, screen_has, state, type_line
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -116,3 +116,49 @@ def test_all_is_reached_by_keys_and_the_program_loses_none(tab: Page, sidecar: S
     expect(tab.get_by_role("heading", name="Settings")).to_be_focused()
     tab.keyboard.press("Escape")
     command(tab, "echo end-$((4+5))", "end-9")
+
+
+def test_what_a_screen_reader_says_is_news(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    """A live region that is written again is read again, whatever it held before."""
+    open_live(tab, sidecar, guest)
+    expect(tab.locator("#latency")).not_to_be_empty()
+    other = tab.context.new_page()
+    company = tab.locator("#people")
+
+    def others_come_and_go() -> None:
+        """Each of both is a STATE."""
+        other.goto(tab.url)
+        expect(company).to_be_visible()
+        other.goto("about:blank")
+        expect(company).to_be_hidden()
+
+    tab.evaluate(WATCH, ["states", "#state"])
+    others_come_and_go()
+    assert tab.evaluate("states") == []
+    at_prompt(tab)
+    type_line(tab, "exit 3")
+    expect(tab.get_by_role("alert")).to_contain_text("status 3")
+    tab.evaluate(WATCH, ["notices", ".notice"])
+    others_come_and_go()
+    assert tab.evaluate("notices") == []
+    assert tab.evaluate("getComputedStyle(document.querySelector('#said')).display") != "none"  # heard from the start
+    other.close()
+
+
+def test_output_is_read_and_terminals_have_names(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    tab.get_by_role("button", name="Turn on screen reader mode").focus()
+    tab.keyboard.press("Enter")
+    region = ".xterm-accessibility .live-region"
+    expect(tab.locator(region)).to_be_attached()
+    tab.evaluate(WATCH, ["heard", region])
+    command(tab, "echo aloud-$((4+4))", "aloud-8")
+    tab.wait_for_function("() => heard.join().includes('aloud-8')")
+    expect(tab.get_by_role("group", name="Terminal", exact=True)).to_be_visible()
+    tab.keyboard.press("Control+Shift+S")
+    at_prompt(tab)
+    tab.keyboard.press("Control+Shift+E")
+    at_prompt(tab)
+    expect(tab.get_by_role("group", name="Terminal 2, pane 1 of 2")).to_be_visible()
+    type_line(tab, "printf '\\033]2;notes\\007'")
+    expect(tab.get_by_role("group", name="notes, pane 2 of 2")).to_be_visible()

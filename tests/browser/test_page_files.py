@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Dialog, FilePayload, Locator, Page, Route, expect
 
-from tests.browser.conftest import WAIT, Held, command, open_live, shot, state, typing_goes_to_the_terminal
+from tests.browser.conftest import WAIT, WATCH, Held, command, open_live, shot, state, typing_goes_to_the_terminal
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -114,8 +114,10 @@ def test_a_folder_and_what_fails(tab: Page, sidecar: Sidecar, guest: Guest, home
         (mine / "sub" / f"{number}").write_bytes(bytes(1000))
     open_live(tab, sidecar, guest)
     panel = open_files(tab, home)
+    tab.evaluate(WATCH, ["said", "#said"])
     panel.get_by_label("Folder to upload").set_input_files(mine)
     expect(panel.get_by_text("5 of 5 uploaded")).to_be_visible()
+    tab.wait_for_function("() => said.includes('5 of 5 uploaded.')")
     assert sorted(path.name for path in (home / "mine" / "sub").iterdir()) == ["0", "1", "2", "3", "4"]
     tab.evaluate(DROP, [["one", "a file that has a folder's name"]])
     expect(panel.locator(".upload[data-status=failed]")).to_contain_text("There is a folder of this name.")
@@ -143,7 +145,7 @@ def test_a_folder_and_what_fails(tab: Page, sidecar: Sidecar, guest: Guest, home
     names = panel.locator(".entry-name")
     expect(names).to_have_text(["mine", "one", "<b>bold\ufffd.txt", "notes.txt"])
     tab.set_viewport_size({"width": 360, "height": 640})
-    tab.wait_for_function("document.documentElement.scrollWidth <= 360")
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= 360")
     shot(tab, "files-narrow")
 
 

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.conftest import (
     SCREEN,
+    WATCH,
     Held,
     at_prompt,
     at_rest,
@@ -64,9 +65,11 @@ def test_a_viewer_watches_by_a_link_until_it_is_revoked(tab: Page, other: Page, 
     asked: list[str] = []
     other.on("request", lambda request: asked.append(request.url))
     link = make_link(tab, "viewer")
+    tab.evaluate(WATCH, ["said", "#said"])
     join(other, link, "Vera")
     assert other.url == f"{sidecar.origin}/"
     assert not any(link.partition("#")[2] in url for url in asked)  # not even in a Referer: the fragment stays here
+    tab.wait_for_function("() => said.includes('Here now: Vera (viewer).')")
     panel = tab.locator(".drawer .people")
     row = panel.get_by_role("list", name="Who is here").get_by_role("listitem").filter(has_text="Vera")
     expect(row).to_contain_text("Viewer")
@@ -75,7 +78,9 @@ def test_a_viewer_watches_by_a_link_until_it_is_revoked(tab: Page, other: Page, 
     shot(tab, "people-owner")
 
     at_prompt(other)
+    other.evaluate(WATCH, ["said", "#said"])
     type_line(other, "echo from-the-viewer")
+    other.wait_for_function("() => said.join().includes('You watch here')")
     tab.locator(".pane.active .screen, .pane .screen").first.click()
     command(tab, "echo from-the-ow''ner", "from-the-owner")
     screen_has(other, "from-the-owner")
@@ -89,6 +94,7 @@ def test_a_viewer_watches_by_a_link_until_it_is_revoked(tab: Page, other: Page, 
 
     panel.get_by_role("button", name="Revoke").click()
     expect(other.get_by_label("Password")).to_be_visible()
+    expect(other.locator("#why")).to_have_text("Your invitation was revoked.")
     expect(row).to_have_count(0)
     other.goto(link)
     other.get_by_role("button", name="Join").click()
@@ -162,3 +168,25 @@ def test_no_link_is_lost_to_a_double_click_a_late_answer_or_another_revocation(
     panel.get_by_role("button", name="Revoke the invitation of Bob").click()
     expect(invited).to_have_count(0)
     expect(link).to_be_hidden()
+
+
+def test_a_tab_that_a_viewer_lets_go_of_goes_on_and_stays_away(
+    tab: Page, other: Page, sidecar: Sidecar, guest: Guest
+) -> None:
+    open_live(tab, sidecar, guest)
+    tab.keyboard.press("Control+Shift+S")
+    at_prompt(tab)
+    link = make_link(tab, "viewer")
+    join(other, link)
+    second = other.locator(".tab").nth(1)
+    second.locator(".tab-name").click()
+    at_prompt(other)
+    expect(tab.locator(".drawer .people")).to_contain_text("in Terminal, Terminal 2")  # by the names of tabs
+    gone = second.get_attribute("data-tab")
+    other.keyboard.press("Control+Shift+X")  # without a question, for nothing is ended
+    expect(other.locator(".tab")).to_have_count(1)
+    tab.keyboard.press("Control+Shift+S")
+    expect(tab.locator(".tab")).to_have_count(3)
+    expect(other.locator(".tab")).to_have_count(2)
+    assert second.get_attribute("data-tab") != gone
+    assert len(tab.evaluate("fetch('shells').then(reply => reply.json())")["shells"]) == 3

@@ -112,7 +112,7 @@ def test_an_app_opens_at_the_root_of_its_own_origin(
     tab.unroute("**/ports")
     expect(tab.get_by_text("The server does not answer.")).to_be_hidden()
     tab.set_viewport_size({"width": 360, "height": 640})
-    tab.wait_for_function("document.documentElement.scrollWidth <= 360")
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= 360")
 
 
 def test_a_hostile_app_reaches_neither_the_terminal_nor_its_cookies(

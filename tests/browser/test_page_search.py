@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -51,3 +54,10 @@ def test_the_page_is_small() -> None:
     """All scripts together, packed: also those that are loaded when they are first needed."""
     packed = sorted((PAGE / "assets").glob("*.js.gz"))
     assert packed and sum(path.stat().st_size for path in packed) <= 220_000
+
+
+def test_what_the_tests_wait_for_is_a_function() -> None:
+    """A bare expression is evaluated anew each time, which the page's policy forbids: it is not waited for then."""
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        for waited in re.findall(r'wait_for_function\(\s*f?"([^"]+)"', path.read_text()):
+            assert re.match(r"\(?[\w, \[\]]*\)? => ", waited), f"{path.name}: {waited}"

@@ -7,7 +7,18 @@ import base64
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import PROMPT, at_prompt, command, open_live, screen_has, shot, state, type_line, until
+from tests.browser.conftest import (
+    PROMPT,
+    WATCH,
+    at_prompt,
+    command,
+    open_live,
+    screen_has,
+    shot,
+    state,
+    type_line,
+    until,
+)
 from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -84,7 +95,9 @@ def test_settings_hold_at_once_and_after_a_reload(tab: Page, sidecar: Sidecar, g
     )
     show = "clear; printf '\\033[5;1H%s\\033]2;{}\\007' '{}'; read\n"
     at_prompt(tab)
-    tab.wait_for_function("dozlabTerminal().unicode.activeVersion.endsWith('graphemes')")  # loaded when it is chosen
+    tab.wait_for_function(
+        "() => dozlabTerminal().unicode.activeVersion.endsWith('graphemes')"
+    )  # loaded when it is chosen
     tab.keyboard.type(show.format("first", family))
     expect(tab.locator("#title")).to_have_text("first")
     assert tab.evaluate(cursor_after, [family]) == 2  # cells of a whole grapheme
@@ -182,9 +195,9 @@ def test_links_lead_to_http_only(tab: Page, sidecar: Sidecar, guest: Guest) -> N
     osc8 = "printf '\\033]8;;%s\\033\\\\%s\\033]8;;\\033\\\\\\n'"
     command(tab, f"clear; echo see https://example.org/plain; {osc8} https://example.org/osc8 good-link", "good-link")
     click_cell(tab, "https://example.org/plain")
-    tab.wait_for_function("opened.length === 1")
+    tab.wait_for_function("() => opened.length === 1")
     click_cell(tab, "good-link")
-    tab.wait_for_function("opened.length === 2")
+    tab.wait_for_function("() => opened.length === 2")
     links = f"{osc8} 'javascript:alert(1)' bad-link; {osc8} file:///etc/passwd file-link"
     command(tab, f"clear; {links}; echo ftp://x/y", "file-link\nftp://x/y")
     for text in ("bad-link", "file-link", "ftp://x/y"):
@@ -216,3 +229,54 @@ def test_two_pages_of_one_browser_undo_nothing_of_each_other(tab: Page, sidecar:
     expect(second.locator(".tab-name")).to_have_text(["Terminal", "Terminal 2"])
     tab.reload()
     expect(tab.locator(".tab-name").first).to_have_text("mine")
+
+
+def test_the_menu_copies_and_pastes(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    open_live(tab, sidecar, guest)
+    tab.evaluate(WATCH, ["said", "#said"])
+
+    def choose(name: str) -> None:
+        tab.get_by_role("button", name="Menu").click()
+        tab.get_by_role("menuitem", name=name).click()
+
+    tab.keyboard.press("Control+Shift+C")
+    tab.wait_for_function("() => said.join().includes('Nothing is selected')")
+    command(tab, "clear; echo one-$((1+1))", "one-2")
+    choose("Copy selection or screen")
+    tab.wait_for_function("() => said.includes('Copied.')")
+    assert "one-2\nguest$" in tab.evaluate(CLIPBOARD)
+    tab.evaluate("navigator.clipboard.writeText('echo pasted-$((2+2))')")
+    choose("Paste")
+    screen_has(tab, "echo pasted")
+    tab.keyboard.press("Enter")  # the focus is back in the terminal
+    screen_has(tab, "pasted-4")
+    at_prompt(tab)
+
+    tab.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as on plain http
+    choose("Paste")
+    field = tab.get_by_role("dialog").get_by_label("What to paste")
+    expect(field).to_be_focused()
+    field.fill("echo by-hand-$((3+3))")
+    tab.get_by_role("dialog").get_by_role("button", name="Paste").click()
+    screen_has(tab, "echo by-hand")
+    tab.keyboard.press("Enter")
+    screen_has(tab, "by-hand-6")
+
+
+def test_option_types_on_a_mac_unless_it_is_to_be_alt(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    tab.add_init_script("Object.defineProperty(navigator, 'platform', {get: () => 'MacIntel'})")
+    open_live(tab, sidecar, guest)
+    press = """() => {
+      const area = document.querySelector('.pane.active .xterm-helper-textarea');
+      const key = {key: '|', code: 'Digit7', altKey: true, bubbles: true, cancelable: true};
+      area.dispatchEvent(new KeyboardEvent('keydown', {...key, keyCode: 55}));
+      area.dispatchEvent(new KeyboardEvent('keypress', {...key, keyCode: 124, charCode: 124}));
+    }"""  # Option and 7 of a German keyboard
+    tab.keyboard.type("echo x ")
+    tab.evaluate(press)
+    type_line(tab, " tr x y")
+    screen_has(tab, f"echo x | tr x y\ny\n{PROMPT}")
+    tab.get_by_role("button", name="Settings").click()
+    tab.get_by_role("switch", name="Option is Alt for programs").check()
+    tab.wait_for_function("() => dozlabTerminal().options.macOptionIsMeta")

@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import (
+    WATCH,
     Held,
     at_prompt,
     command,
@@ -205,3 +206,51 @@ def test_a_closed_tab_does_not_come_back_with_a_late_list(tab: Page, sidecar: Si
         late.release()  # it tells of two, and is not believed: the page asks again
     until(tab, "fetch('shells').then(r => r.json()).then(({shells}) => shells.length === 1)")
     expect(tab.locator(".tab")).to_have_count(1)
+
+
+@pytest.mark.parametrize("unsent", [True, False], ids=["not asked yet", "not answered yet"])
+def test_the_last_terminal_is_opened_anew_when_it_is_closed(
+    tab: Page, sidecar: Sidecar, guest: Guest, unsent: bool
+) -> None:
+    open_live(tab, sidecar, guest)
+    command(tab, "kept=yes; echo se''t", "set")
+    tab.evaluate(WATCH, ["said", "#said"])
+    closing = Held(tab, "**/shells/main", "DELETE", unsent=unsent)
+    tab.keyboard.press("Control+Shift+X")
+    tab.get_by_role("dialog").get_by_role("button", name="Close").click()
+    closing.wait()
+    state(tab, "Connecting")  # and not into the one that is being closed
+    assert typing_goes_to_the_terminal(tab)
+    type_line(tab, "echo early-$((1+1))-$kept.")  # is for the new one
+    closing.release()
+    screen_has(tab, "early-2-.")
+    command(tab, "echo kept=$kept.", "kept=.")
+    assert tab.evaluate("said") == []  # least of all that somebody else has closed it
+    assert names(tab) == ["Terminal"] and shells(tab) == ["main"]
+
+
+def test_what_is_typed_before_a_new_terminal_is_there_is_not_lost(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    tab.keyboard.press("Control+Shift+S")
+    type_line(tab, "echo early-$((2+2))")
+    screen_has(tab, "early-4")
+    at_prompt(tab)
+
+
+def test_who_watches_sees_terminals_come_and_go(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    open_live(tab, sidecar, guest)
+    other = tab.context.new_page()
+    other.goto(tab.url)
+    at_prompt(other)
+    other.evaluate(WATCH, ["said", "#said"])
+    tab.keyboard.press("Control+Shift+S")
+    at_prompt(tab)
+    expect(other.locator(".tab-name")).to_have_text(["Terminal", "Terminal 2"])
+    expect(other.locator("[aria-current]")).to_have_text("Terminal")  # it comes, and takes nobody along
+    tab.keyboard.press("Control+Shift+X")
+    tab.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(tab.locator(".tab")).to_have_count(1)
+    expect(other.locator(".tab")).to_have_count(1)  # nobody has looked at it here, so nothing is lost
+    command(other, "echo here-$((3+3))", "here-6")
+    assert other.evaluate("said") == []
+    other.close()

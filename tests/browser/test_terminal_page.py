@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tests.browser.conftest import (
     state,
     type_line,
 )
-from tests.unit.terminal_sidecar.conftest import Guest, Sidecar
+from tests.unit.terminal_sidecar.conftest import PASSWORD, Guest, Sidecar
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -38,12 +39,24 @@ def test_login_waiting_command_and_reload_in_top(tab: Page, sidecar: Sidecar, gu
     timeline.add("kernel", "start", "Linux 6.12")
     log_in(tab, sidecar)
     state(tab, "Starting")
-    expect(tab.locator("#stages li[data-step=running]")).to_contain_text("Kernel")
+    running = tab.locator("#stages li[data-step=running]")
+    expect(running).to_contain_text("Kernel")
+    expect(tab.locator("#waiting-sub")).to_contain_text("Kernel is on its way.")
     shot(tab, "waiting")
+    took = running.locator(".took")
+    before = took.inner_text()
+    tab.evaluate("[...document.querySelectorAll('#stages li')].forEach(each => each.mark = true)")
+    expect(took).not_to_have_text(before)  # it counts, and who reads the list is not thrown out of it
+    assert tab.evaluate("[...document.querySelectorAll('#stages li')].every(each => each.mark)")
+    timeline.add("kernel", "failed", "stood still")
+    expect(tab.locator("#waiting-sub")).to_contain_text("Kernel has failed: stood still.")
+    timeline.add("kernel", "start", "once more")
+    expect(running).to_contain_text("once more")
 
     guest.boot()
     state(tab, "Live")  # by itself
     expect(tab.locator("#waiting")).to_be_hidden()
+    expect(tab.locator("#latency")).to_have_text(re.compile(r"^(<1|\d+) \+ (<1|\d+) ms$"))  # both legs
     command(
         tab, "printf '\\033]2;<b>notes</b>\\007'; echo $((6*7)) '\u00e9\u4e2d\U0001f600'", "42 \u00e9\u4e2d\U0001f600"
     )
@@ -83,9 +96,12 @@ def test_drop_guest_reboot_and_exit_are_said(tab: Page, sidecar: Sidecar, guest:
     state(tab, "Live")
     type_line(tab, "echo fresh-$((2+2))")  # what is typed from now on is the new shell's
     screen_has(tab, "fresh-4")
+    at_prompt(tab)
+    type_line(tab, "kill -9 $$")
+    expect(tab.get_by_role("alert")).to_contain_text("The shell was ended by KILL.")
     tab.set_viewport_size({"width": 360, "height": 640})
     shot(tab, "narrow")
-    tab.wait_for_function("document.documentElement.scrollWidth <= 360")
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= 360")
     tab.get_by_role("button", name="Log out").click()
     expect(tab.get_by_label("Password")).to_be_visible()
 
@@ -175,3 +191,46 @@ def test_paste_and_large_output(tab: Page, sidecar: Sidecar, guest: Guest) -> No
     screen_has(tab, "y\ny\ny")
     tab.keyboard.press("Control+c")
     screen_has(tab, f"^C\n{PROMPT}")
+
+
+def test_a_replay_answers_no_query(tab: Page, sidecar: Sidecar, guest: Guest) -> None:
+    """A program asked what terminal this is, and where the cursor: after a reload the answers would be typed."""
+    open_live(tab, sidecar, guest)
+    ask = "printf '\\033[c\\033[>c\\033[5n\\033]11;?\\007\\033[6n'; read -rs -t 60 -d R answer"
+    command(tab, f"clear; {ask}; echo $? ${{#answer}} | sed 's/^0 [1-9][0-9]/answered/'", "answered")
+    tab.reload()
+    at_prompt(tab)
+    command(tab, "echo only-$((5+5))", f"answered\n{PROMPT} echo only-$((5+5))\nonly-10")
+    tab.evaluate("window.dozlabDrop()")
+    state(tab, "Live")
+    command(tab, "echo next-$((6+6))", f"only-10\n{PROMPT} echo next-$((6+6))\nnext-12")
+
+
+def test_a_killed_terminal_comes_back_with_its_tabs(tab: Page, sidecar: Sidecar, guest: Guest, tmp_path: Path) -> None:
+    open_live(tab, sidecar, guest)
+    tab.keyboard.press("Control+Shift+S")
+    at_prompt(tab)
+    tab.locator(".tab-name").nth(1).dblclick()
+    tab.get_by_label("Name of the tab").fill("logs")
+    tab.keyboard.press("Enter")
+    at_prompt(tab)
+    type_line(tab, "yes lo''ad")
+    screen_has(tab, "load\nload\n")
+    sidecar.process.kill()
+    sidecar.stop()
+    expect(tab.get_by_role("alert").filter(visible=True)).to_contain_text("Connection lost")
+    again = Sidecar(tmp_path, guest.port, PAGE, PORT=str(sidecar.port))
+    try:
+        expect(tab.get_by_label("Password")).to_be_visible()
+        expect(tab.locator("#why")).to_contain_text("the terminal was started anew. Your tabs are kept.")
+        tab.get_by_label("Password").fill(PASSWORD)
+        tab.get_by_role("button", name="Log in").click()
+        expect(tab.locator(".tab-name")).to_have_text(["Terminal", "logs"])
+        command(tab, "echo shell-$((7+7))", "shell-14")
+        tab.locator(".tab-name").nth(0).click()
+        command(tab, "echo main-$((8+8))", "main-16")
+        tab.get_by_role("button", name="Log out").click()
+        expect(tab.get_by_label("Password")).to_be_visible()
+        expect(tab.locator("#why")).not_to_contain_text("started anew")  # that was told once
+    finally:
+        assert again.stop() == 0

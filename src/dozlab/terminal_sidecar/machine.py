@@ -84,6 +84,19 @@ def started_anew(before: Machine | None, now: Machine | None) -> bool:
     return now.boots != before.boots or (now.state == "starting" and before.state in ("running", "paused", "stopping"))
 
 
+def back(before: Machine | None, now: Machine | None) -> str:
+    """Return what to say when a shell opens in place of one that was lost with its guest."""
+    what = "the machine is back"
+    if before is not None and now is not None and now.boots != before.boots:
+        what = {
+            "boot": "the machine has restarted",
+            "snapshot": "the machine has restarted",
+            "checkpoint": f"the machine was set back to checkpoint {now.name}".rstrip(),
+            "clean": "the machine was set back to the clean image",
+        }.get(now.how, what)
+    return f"{what}: this is a new shell"
+
+
 class MachineFile:
     """Watches the file; each change is told to the listeners as (before, now)."""
 

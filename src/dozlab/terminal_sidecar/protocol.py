@@ -199,23 +199,25 @@ def replay_end(offset: int) -> bytes:
 
 
 def exit_(*, status: int | None, signal: str | None, reason: str) -> bytes:
-    """Return EXIT: the shell has ended. `reason` is `exited`, `killed` (by a signal) or `idle`."""
+    """Return EXIT: the shell has ended. `reason` is `exited`, or `killed` by a signal."""
     return bytes([EXIT]) + _json({"status": status, "signal": signal, "reason": reason})
 
 
 def shared_state(
     *, guest: str, cols: int, rows: int, clients: int, people: list[dict[str, Any]], recording: bool,
-    machine: dict[str, Any] | None = None, guest_ms: float | None = None,
+    shells: list[str], machine: dict[str, Any] | None = None, guest_ms: float | None = None,
 ) -> bytes:  # fmt: skip
     """Return what all clients of a shell are told alike: the first argument of `state`.
 
     :param guest: `waiting`, `live` or `lost`
     :param clients: how many there are; `people` may name fewer of them
     :param people: `{"id", "name", "role", "leads"}` for a client
+    :param shells: names of all shells of the session
     :param machine: what is known of the machine itself
     :param guest_ms: milliseconds of a round trip from here to the guest
     """
-    fields = {"guest": guest, "cols": cols, "rows": rows, "clients": clients, "recording": recording, "people": people}
+    fields = {"guest": guest, "cols": cols, "rows": rows, "clients": clients, "recording": recording}
+    fields |= {"people": people, "shells": shells}
     known = {"machine": machine, "guest_ms": guest_ms}
     return _json(fields | {name: value for name, value in known.items() if value is not None})
 

@@ -14,7 +14,7 @@ from dozlab.terminal_sidecar.attachment import Attachment
 from dozlab.terminal_sidecar.auth import Member
 from dozlab.terminal_sidecar.brake import Brake
 from dozlab.terminal_sidecar.history import History
-from dozlab.terminal_sidecar.machine import Machine, started_anew
+from dozlab.terminal_sidecar.machine import Machine, back, started_anew
 from dozlab.terminal_sidecar.people.clients import Client, Clients
 from dozlab.terminal_sidecar.recording.tap import Record
 
@@ -32,19 +32,6 @@ _FULL = f"no more than {MOST_WAITING_INPUT >> 10} KiB of input can wait for the 
 def line(text: str) -> bytes:
     """Return a dim line of our own for the scrollback."""
     return f"\x1b[2m-- {text} --\x1b[0m\r\n".encode()
-
-
-def back(before: Machine | None, now: Machine | None) -> str:
-    """Return what to say when a shell opens in place of one that was lost with its guest."""
-    what = "the machine is back"
-    if before is not None and now is not None and now.boots != before.boots:
-        what = {
-            "boot": "the machine has restarted",
-            "snapshot": "the machine has restarted",
-            "checkpoint": f"the machine was set back to checkpoint {now.name}".rstrip(),
-            "clean": "the machine was set back to the clean image",
-        }.get(now.how, what)
-    return f"{what}: this is a new shell"
 
 
 class ChannelLike(Protocol):
@@ -97,6 +84,7 @@ class Shell:
         self.history = History(history_bytes)
         self._tap = record(name, self.history) if record is not None else None
         self.clients = Clients()
+        self.names: Callable[[], list[str]] = lambda: [name]  # of all shells, for STATE
         self._brake = Brake(self.history)
         self.starts = 0
         self.cols, self.rows = 80, 24
@@ -150,7 +138,7 @@ class Shell:
         machine, latency = self._guest.machine, self._guest.latency
         shared = protocol.shared_state(
             guest=self._guest.state, cols=self.cols, rows=self.rows, clients=len(self.clients),
-            people=self.clients.people(), recording=self.recording,
+            people=self.clients.people(), recording=self.recording, shells=self.names(),
             machine=machine.fields() if machine is not None else None,
             guest_ms=None if latency is None else round(latency * 1000, 1),
         )  # fmt: skip
@@ -397,7 +385,9 @@ class Shells:
             if len(self._shells) >= most:
                 raise protocol.ProtocolError(f"more than {most} shells", protocol.CLOSE_TOO_MANY)
             shell = Shell(name, self._guest, history_bytes=self._history_bytes, clock=self._clock, record=self._record)
+            shell.names = self.names
             self._shells[name] = shell
+            self.tell_state()
         return shell
 
     def most(self, member: Member) -> int:
@@ -409,7 +399,12 @@ class Shells:
         shell = self._shells.pop(name, None)
         if shell is not None:
             shell.close()
+            self.tell_state()
         return shell is not None
+
+    def names(self) -> list[str]:
+        """Return the names of the shells, in the order they were made."""
+        return list(self._shells)
 
     def all(self) -> list[Shell]:
         """Return the shells."""

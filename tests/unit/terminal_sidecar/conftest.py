@@ -76,7 +76,11 @@ class Sidecar:
     """Words for Python."""
 
     def __init__(self, shared: Path, guest_port: int, page: Path, **environ: str) -> None:
-        self.port, self.session, self.page = free_port(), environ.get("SESSION_ID", "lab1"), page
+        self.port, self.session, self.page = (
+            int(environ.get("PORT") or free_port()),
+            environ.get("SESSION_ID", "lab1"),
+            page,
+        )
         self.origin = f"http://127.0.0.1:{self.port}"
         self.base = environ.get("BASE_PATH", "")
         self._log = (shared / f"sidecar-{self.port}.log").open("a")

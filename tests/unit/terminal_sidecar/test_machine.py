@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dozlab.terminal_sidecar.machine import Machine, MachineFile, parse, started_anew
-from dozlab.terminal_sidecar.shell import back
+from dozlab.terminal_sidecar.machine import Machine, MachineFile, back, parse, started_anew
 
 FULL = {"state": "paused", "reason": "", "paused": "idle", "boots": 2, "how": "checkpoint", "name": "before-lab"}
 

@@ -68,3 +68,14 @@ async def test_who_only_watches_and_who_comes_from_elsewhere_closes_nothing(side
         assert status == 200 and [shell["name"] for shell in told["shells"]] == ["main"]
         await first.type("echo st''ill\n")
         await first.until(b"still\r\n")
+
+
+async def test_everybody_is_told_which_shells_there_are(sidecar: Sidecar) -> None:
+    owner = sidecar.login()[1]
+    viewer = join(sidecar, invite(sidecar, owner, role="viewer")[1])
+    async with terminal(sidecar, owner), terminal(sidecar, viewer) as watching:
+        await watching.until_frame(p.STATE, shells=["main"])
+        async with terminal(sidecar, owner, p.Hello("t-1")):
+            await watching.until_frame(p.STATE, shells=["main", "t-1"])
+        assert ask(sidecar, "DELETE", "/shells/t-1", owner)[0] == 204
+        await watching.until_frame(p.STATE, shells=["main"])

@@ -1,8 +1,10 @@
 /** The terminal page as a whole: tabs and panes, the header that tells of the active one, side panels, keys. */
 
-import { byId, focusIsIn, make } from "./dom";
+import { Clips } from "./clips";
+import { byId, focusIsIn, make, setText } from "./dom";
+import { sentence, takeReason, toLogin, UNKNOWN } from "./farewell";
 import { actionOf, type Action } from "./frame/chords";
-import { askToClose, askToPaste, showKeys } from "./frame/dialogs";
+import { askToClose, showKeys } from "./frame/dialogs";
 import { Drawer } from "./frame/drawer";
 import { KeyRow } from "./frame/keyrow";
 import * as layouts from "./frame/layout";
@@ -10,39 +12,24 @@ import { Menu } from "./frame/menu";
 import { SearchBar } from "./frame/search";
 import { Splits } from "./frame/splits";
 import { Tabs } from "./frame/tabs";
-import { copy } from "./input/clipboard";
-import type { Wish } from "./input/osc52";
+import { stayAboveKeyboard, toggleFullScreen } from "./frame/window";
 import { Pane, type PaneEvents } from "./pane";
 import type { Context, Panel } from "./panels";
+import { Company } from "./people/company";
+import { keepThePolicy } from "./policy";
 import * as protocol from "./protocol";
 import { showRecording } from "./recordings/indicator";
 import { settingsPanel } from "./settings/panel";
 import { LiveSettings } from "./settings/settings";
 import { watchTheme, type ThemeName } from "./settings/themes";
 import { fetchTimeline, WaitingView } from "./waiting";
+import { latencyInWords } from "./words";
 import "./frame/frame.css";
 
 const SAID_FOR = 5000;
+/** Milliseconds after which a server that does not answer is not waited for any more. */
+const ENDS_WITHIN = 60_000;
 const SETTINGS = "dozlab.settings";
-
-/** xterm.js makes style elements; the policy admits those that carry this answer's nonce. */
-function giveStylesTheNonce(): void {
-  const nonce = document.documentElement.dataset["nonce"] ?? "";
-  const create = document.createElement.bind(document);
-  document.createElement = ((tag: string, options?: ElementCreationOptions) => {
-    const made = create(tag, options);
-    if (tag.toLowerCase() === "style") made.nonce = nonce;
-    return made;
-  }) as typeof document.createElement;
-}
-
-/** xterm.js without WebGL colours its spans by style attributes, which the policy forbids; CSSOM may do the same. */
-function styleSpansByScript(): void {
-  HTMLSpanElement.prototype.setAttribute = function (name: string, value: string): void {
-    if (name === "style") this.style.cssText = value;
-    else Element.prototype.setAttribute.call(this, name, value);
-  };
-}
 
 /** A store of the browser: of this page and its reloads, or of all pages; null where it is forbidden. */
 function store(name: "sessionStorage" | "localStorage"): Storage | null {
@@ -53,13 +40,6 @@ function store(name: "sessionStorage" | "localStorage"): Storage | null {
   }
 }
 
-/** One leg or two: page to server, and server to guest where that is known. */
-function latencyInWords(server: number | null, guest: number | null): string {
-  if (server === null) return "";
-  const legs = [server, ...(guest === null ? [] : [guest])];
-  return `${legs.map((leg) => (leg < 1 ? "<1" : String(Math.round(leg)))).join(" + ")} ms`;
-}
-
 class App {
   private readonly session = byId("session").textContent ?? "";
   private readonly base = new URL("./", location.href);
@@ -67,7 +47,9 @@ class App {
   /** The page's own comes first: another page of this browser may have other tabs and names. */
   private readonly stores = [store("sessionStorage"), store("localStorage")] as const;
   private readonly layoutKey = `dozlab.layout.${this.session}`;
-  private readonly waiting = new WaitingView(byId("waiting"), byId("stages"));
+  private readonly waiting = new WaitingView(byId("waiting"), byId("stages"), byId("waiting-sub"));
+  private readonly company = new Company();
+  private readonly clips = new Clips(() => this.active, this.settings, (text, action) => this.say(text, action));
   private readonly listeners = new Set<(state: protocol.State) => void>();
   private readonly panes = new Map<string, Pane>();
   private readonly tabs: Tabs;
@@ -84,9 +66,15 @@ class App {
   private saidTimer: number | undefined;
   /** Counts what is closed here: what the server tells may be older. */
   private closings = 0;
-  private readonly ending = new Set<string>();
+  /** Shells that are being closed for good: nothing of that name is opened before the server has answered. */
+  private readonly ending = new Map<string, Promise<void>>();
+  /** The shells of the session as STATE named them last; none where a connection has dropped since. */
+  private served: readonly string[] = [];
+  /** Shells whose tab was closed here by who only watches: they go on, and do not come back by themselves. */
+  private readonly dismissed = new Set<string>();
 
   constructor(panels: readonly Panel[]) {
+    takeReason(); // of a former way out, which has led back in
     const stored = layouts.parse(this.stores.map((each) => each?.getItem(this.layoutKey)).find(Boolean) ?? null);
     this.layout = stored ?? layouts.single(layouts.FIRST_SHELL);
     const back = (): void => this.active.focus();
@@ -115,6 +103,7 @@ class App {
     byId("new-tab").addEventListener("click", () => this.act("new"));
     this.apply(this.layout);
     new Drawer([...panels, settingsPanel(this.settings)], this.context(), back);
+    stayAboveKeyboard();
     window.addEventListener("resize", () => this.active.resized());
     window.addEventListener("storage", ({ key }) => {
       if (key === SETTINGS) this.settings.reread();
@@ -158,6 +147,7 @@ class App {
     for (const [shell, pane] of this.panes) pane.element.hidden = !shown.includes(shell);
     this.splits.show(tab, (shell) => this.pane(shell).element);
     this.tabs.show(layout);
+    this.retitle();
     byId("tab-bar").classList.toggle("several", layout.tabs.length > 1);
     if (layouts.currentTab(before).active !== tab.active) this.told = null;
     this.search.follow();
@@ -173,14 +163,24 @@ class App {
     const pane = new Pane(this.session, shell, url, byId("panes"), this.events());
     this.panes.set(shell, pane);
     pane.screen.use(this.settings.get(), this.theme);
-    queueMicrotask(() => pane.open()); // it has its place by then, and knows its size
+    void this.opening(shell, pane);
     return pane;
+  }
+
+  /** Opens a pane once it has its place and so knows its size, and once what had its name before is closed. */
+  private async opening(shell: string, pane: Pane): Promise<void> {
+    const former = this.ending.get(shell);
+    if (former) pane.keepEarlyKeys();
+    await former;
+    if (this.panes.get(shell) === pane) pane.open();
   }
 
   private events(): PaneEvents {
     return {
       changed: (pane) => {
-        this.tabs.retitle();
+        this.retitle();
+        const come = pane.state ? this.company.take(pane.shell, pane.state) : "";
+        if (come) this.say(come);
         if (pane === this.active) this.show();
       },
       focused: (pane) => {
@@ -194,19 +194,27 @@ class App {
         if (mine) this.active.focus(); // else somebody types elsewhere
       },
       typing: (data) => this.keyRow.apply(data),
-      loggedOut: () => location.reload(),
+      watches: () => {
+        if (!byId("said").hasChildNodes()) this.say("You watch here: what you type goes nowhere.");
+      },
+      loggedOut: (reason) => toLogin(sentence(reason)),
       outdated: () => location.reload(),
-      dropped: () => void fetchTimeline(), // goes to the login page when that is why
-      askPaste: (text, go) => void this.askPaste(text, go),
-      copySelected: (text) => void this.copyOut(text),
-      programCopies: (wish) => this.programCopies(wish),
+      dropped: () => {
+        this.served = [];
+        void fetchTimeline(); // goes to the login page when that is why
+      },
+      askPaste: (text, go) => void this.clips.ask(text, go),
+      copySelected: (text) => void this.clips.copy(text),
+      programCopies: (wish) => this.clips.programCopies(wish),
     };
   }
 
   private create(put: (shell: string) => layouts.Layout): void {
     if (this.role === "viewer") return this.say("You watch here: new terminals are for those who may type.");
     if (layouts.allShells(this.layout).length >= this.most) return this.say(`There are ${this.most} terminals already, the most this session has. Close one first.`);
-    this.apply(put(layouts.freshName(crypto.getRandomValues(new Uint8Array(8)))));
+    const shell = layouts.freshName(crypto.getRandomValues(new Uint8Array(8)));
+    this.apply(put(shell));
+    this.panes.get(shell)?.keepEarlyKeys();
     this.active.focus();
   }
 
@@ -220,14 +228,17 @@ class App {
     const busy = known.filter((pane) => pane === undefined || pane.busy).length;
     const watches = this.role === "viewer";
     if (busy && !watches && !(await askToClose(shells.length))) return this.active.focus();
+    for (const shell of shells) {
+      if (watches) this.dismissed.add(shell);
+      else this.ending.set(shell, this.end(shell));
+    }
     this.forget(shells);
     this.active.focus();
-    if (!watches) await Promise.all(shells.map((shell) => this.end(shell)));
   }
 
   private async end(shell: string): Promise<void> {
-    this.ending.add(shell);
-    await this.api(`shells/${shell}`, { method: "DELETE" }).catch(() => undefined); // away: it is closed when idle
+    const patience = AbortSignal.timeout(ENDS_WITHIN); // away: it is closed when idle
+    await this.api(`shells/${shell}`, { method: "DELETE", signal: patience }).catch(() => undefined);
     this.ending.delete(shell);
     this.closings += 1;
   }
@@ -242,6 +253,17 @@ class App {
     this.apply(shells.reduce(layouts.closePane, this.layout));
   }
 
+  /** Takes which shells there are: opened by others they get a tab; a tab that was never shown here goes with its shell. */
+  private follow(served: readonly string[]): void {
+    const before = this.served;
+    this.served = served;
+    if (served.join() === before.join()) return;
+    const known = layouts.allShells(this.layout);
+    const gone = known.filter((shell) => before.includes(shell) && !served.includes(shell) && !this.panes.has(shell));
+    if (gone.length > 0) this.forget(gone);
+    if (served.some((shell) => !known.includes(shell))) void this.lookForShells();
+  }
+
   /** Shows the shells that others have opened. */
   private async lookForShells(): Promise<void> {
     const before = this.closings;
@@ -251,7 +273,7 @@ class App {
       const { shells, most } = (await reply.json()) as { shells: { name: string }[]; most: number };
       this.most = most;
       if (before !== this.closings) return await this.lookForShells(); // it may tell of one that is closed by now
-      const more = layouts.withShells(this.layout, shells.map(({ name }) => name).filter((name) => !this.ending.has(name)));
+      const more = layouts.withShells(this.layout, shells.map(({ name }) => name).filter((name) => !this.ending.has(name) && !this.dismissed.has(name)));
       if (more !== this.layout) this.apply(more);
     } catch {
       // the server is away; the connections say so
@@ -285,11 +307,14 @@ class App {
       case "previous-tab": return step(layouts.stepTab(this.layout, -1));
       case "next-pane": return step(layouts.stepPane(this.layout));
       case "find": return this.search.open();
-      case "full-screen": return void this.fullScreen();
+      case "full-screen": return void toggleFullScreen().then((done) => {
+        if (!done) this.say("This browser does not allow full screen here.");
+        this.active.focus();
+      });
       case "menu": return this.menu.open();
       case "help": return void showKeys();
-      case "copy": return void this.copyOut(this.active.screen.terminal.getSelection());
-      case "paste": return;
+      case "copy": return this.clips.copySelection();
+      case "paste": return void this.clips.paste();
     }
   }
 
@@ -302,45 +327,13 @@ class App {
       { ...item("Split down", "split-down"), when: types },
       { label: "Rename this tab", run: () => this.tabs.rename(this.layout.current) },
       item("Close this terminal", "close"),
+      { ...item("Copy selection or screen", "copy"), run: () => this.clips.copySelectionOrScreen() },
+      { ...item("Paste", "paste"), when: types },
       item("Find", "find"),
       { ...item("Full screen", "full-screen"), when: () => document.fullscreenEnabled },
       { label: "To the tabs", run: () => this.tabs.focus(this.layout.current) },
       item("Keys", "help"),
     ], back);
-  }
-
-  private async fullScreen(): Promise<void> {
-    try {
-      if (document.fullscreenElement) await document.exitFullscreen();
-      else await document.documentElement.requestFullscreen();
-    } catch {
-      this.say("This browser does not allow full screen here.");
-    }
-    this.active.focus();
-  }
-
-  // --- clipboard
-
-  private async copyOut(text: string): Promise<void> {
-    if (!text) return;
-    this.say((await copy(text)) ? "Copied." : "The browser did not let the page copy.");
-  }
-
-  private async askPaste(text: string, go: (text: string) => void): Promise<void> {
-    const { text: wanted, again } = await askToPaste(text);
-    if (!again) this.settings.set({ pasteGuard: false });
-    if (wanted) go(wanted);
-    this.active.focus();
-  }
-
-  private programCopies(wish: Wish): void {
-    if (wish.kind === "ignored" || !this.settings.get().programCopy) return;
-    if (wish.kind === "too-large") return this.say("A program wanted to copy more than 100 kB: nothing was copied.");
-    const { text } = wish;
-    void copy(text).then((done) => {
-      if (done) this.say(`A program has copied ${text.length} characters.`);
-      else this.say(`A program wants to copy ${text.length} characters.`, { label: "Copy", run: () => void this.copyOut(text) });
-    });
   }
 
   // --- what the page says
@@ -357,6 +350,10 @@ class App {
         return () => this.listeners.delete(listener);
       },
       activeShell: () => this.active.shell,
+      nameOf: (shell) => {
+        const tab = layouts.tabOf(this.layout, shell);
+        return tab ? layouts.label(tab, this.panes.get(shell)?.title ?? "") : shell;
+      },
       takeOver: () => this.active.send(protocol.lead()),
       say: (text) => this.say(text),
       api: (path, init) => this.api(path, init),
@@ -365,7 +362,7 @@ class App {
 
   private async api(path: string, init?: RequestInit): Promise<Response> {
     const reply = await fetch(new URL(path, this.base), { cache: "no-store", ...init });
-    if (reply.status === 401) location.reload();
+    if (reply.status === 401) toLogin(UNKNOWN);
     return reply;
   }
 
@@ -391,23 +388,46 @@ class App {
   private show(): void {
     const { words, state, latency, title } = this.active;
     document.body.dataset["state"] = words.state;
-    byId("state").textContent = words.pill;
-    byId("latency").textContent = latencyInWords(latency, state?.guest_ms ?? null);
+    setText(byId("state"), words.pill);
+    setText(byId("latency"), latencyInWords(latency, state?.guest_ms ?? null));
     byId("latency").title = state?.guest_ms == null ? "Round trip to the server" : "Round trips: to the server, and from there to the machine";
     const tab = layouts.currentTab(this.layout);
-    byId("title").textContent = title;
+    setText(byId("title"), title);
     byId("title").hidden = layouts.label(tab, title) === title; // the tab says it already
-    document.title = title ? `${title.slice(0, 100)} · ${this.session}` : `${this.session} · dozlab`;
+    document.title = `${this.session} · ${title.slice(0, 100) || "dozlab"}`; // the session first: somebody has 30 of them open
     if (words.state === "waiting") this.waiting.show();
     else if (words.state !== "reconnecting") this.waiting.hide();
     byId("new-tab").hidden = (state?.role ?? this.role) === "viewer";
     if (state && state !== this.told) {
       this.told = state;
       this.role = state.role;
-      byId("people").hidden = state.clients < 2;
-      byId("people").textContent = `+${state.clients - 1} open`;
+      this.showCompany(state.clients - 1);
       showRecording(byId("recording"), state.recording);
+      this.follow(state.shells);
       for (const listener of [...this.listeners]) listener(state);
+    }
+  }
+
+  /** How many others look at the active terminal; on a phone the button of the panel says it. */
+  private showCompany(others: number): void {
+    byId("people").hidden = others < 1;
+    setText(byId("people"), `+${others} open`);
+    const button = document.querySelector<HTMLElement>("[data-panel=people]");
+    if (!button) return;
+    if (others > 0) button.dataset["others"] = String(others);
+    else delete button.dataset["others"];
+    button.setAttribute("aria-label", others > 0 ? `People, ${others} more here` : "People");
+  }
+
+  /** The terminals' names where they can be read, and where they can be heard. */
+  private retitle(): void {
+    this.tabs.retitle();
+    for (const tab of this.layout.tabs) {
+      const shells = layouts.shellsOf(tab.root);
+      shells.forEach((shell, at) => {
+        const pane = this.panes.get(shell);
+        pane?.call(layouts.label(tab, pane.title) + (shells.length > 1 ? `, pane ${at + 1} of ${shells.length}` : ""));
+      });
     }
   }
 
@@ -423,7 +443,6 @@ class App {
 }
 
 export function start(panels: readonly Panel[]): void {
-  giveStylesTheNonce();
-  styleSpansByScript();
+  keepThePolicy();
   new App(panels);
 }

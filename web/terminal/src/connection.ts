@@ -13,7 +13,7 @@ export interface Events {
   latency(milliseconds: number): void;
   /** The socket is gone; the next attempt comes by itself. `code` is 1006 when it never opened. */
   dropped(code: number, reason: string): void;
-  loggedOut(): void;
+  loggedOut(reason: string): void;
   outdated(): void;
   /** Somebody has closed the shell: there is nothing to come back to. */
   closed(): void;
@@ -90,7 +90,7 @@ export class Connection {
 
   private lost(code: number, reason: string): void {
     this.socket = null;
-    if (code === Close.loggedOut) return this.events.loggedOut();
+    if (code === Close.loggedOut) return this.events.loggedOut(reason);
     if (code === Close.version) return this.events.outdated();
     if (code === Close.noShell) return this.events.closed();
     clearTimeout(this.retry);

@@ -6,6 +6,11 @@ export function byId(id: string): HTMLElement {
   return found;
 }
 
+/** Sets a text where it is another one: a live region whose text is set again is read out again. */
+export function setText(node: Element, text: string): void {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 type Attributes = Record<string, string | boolean | ((event: Event) => void)>;
 
 /** Makes an element: `class` and other attributes by name, `true` for a bare one, functions as listeners ("click"). */

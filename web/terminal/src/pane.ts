@@ -1,13 +1,15 @@
 /** One terminal: a connection, an output stream and a screen, joined. Says by events what happens to it. */
 
 import { Connection } from "./connection";
-import { iconButton, make } from "./dom";
+import { iconButton, make, setText } from "./dom";
 import * as protocol from "./protocol";
 import { Screen, type ScreenHooks } from "./screen";
 import { OutputStream } from "./stream";
 import { words, type Words } from "./words";
 
 const CLOSE = "M7 7l10 10M17 7L7 17";
+/** Characters of what is typed into a new terminal before it is there. */
+const MOST_EARLY = 4096;
 
 export interface PaneEvents extends ScreenHooks {
   /** Something that the page shows has changed: words, title, latency, STATE. */
@@ -19,7 +21,9 @@ export interface PaneEvents extends ScreenHooks {
   closed(pane: Pane): void;
   /** What was typed, before it is sent: held keys of the key row are applied. */
   typing(data: string): string;
-  loggedOut(): void;
+  /** Who only watches has typed. */
+  watches(): void;
+  loggedOut(reason: string): void;
   outdated(): void;
   dropped(): void;
 }
@@ -46,6 +50,8 @@ export class Pane {
   private everLive = false;
   /** Why the server has no room for it; "" when it has. */
   private refused = "";
+  /** Typed into a new terminal before it was there; null where that is not kept: it might be meant for another program. */
+  private early: string | null = null;
 
   /** @param parent where its element goes: the emulator measures itself there */
   constructor(
@@ -74,6 +80,7 @@ export class Pane {
     this.stream = new OutputStream(terminal, acks, () => {
       this.connected = this.everConnected = true;
       this.show();
+      this.typeEarly();
     });
     this.connection = new Connection(address.href, {
       opened: () => {
@@ -87,13 +94,14 @@ export class Pane {
       },
       dropped: (code, reason) => {
         this.connected = false;
+        this.early = null; // nobody knows when it will be there
         this.latency = null;
         this.refused = code === protocol.Close.tooMany && !this.everLive ? reason : "";
         this.stream.disconnected();
         this.show();
         events.dropped();
       },
-      loggedOut: () => events.loggedOut(),
+      loggedOut: (reason) => events.loggedOut(reason),
       outdated: () => events.outdated(),
       closed: () => events.closed(this),
     });
@@ -115,6 +123,16 @@ export class Pane {
 
   open(): void {
     this.connection.open();
+  }
+
+  /** Its shell is new: what is typed before it is there is for it. */
+  keepEarlyKeys(): void {
+    if (!this.everConnected) this.early ??= "";
+  }
+
+  /** How screen readers call it. */
+  call(name: string): void {
+    if (this.element.getAttribute("aria-label") !== name) this.element.setAttribute("aria-label", name);
   }
 
   focus(): void {
@@ -151,7 +169,12 @@ export class Pane {
 
   /** Types for the user, as the key row does. */
   type(data: string): void {
+    if (this.early !== null) {
+      if (this.early.length + data.length <= MOST_EARLY) this.early += data;
+      return;
+    }
     if (this.stream.replaying) return;
+    if (this.state?.role === "viewer" && !data.startsWith("\x1b")) this.events.watches(); // else the mouse or the focus tells of itself
     if (this.ended !== null) {
       if (data === "\r") this.startNewShell();
       return;
@@ -160,7 +183,13 @@ export class Pane {
   }
 
   private typed(data: string): void {
-    if (!this.stream.replaying) this.type(this.events.typing(data));
+    if (this.early !== null || !this.stream.replaying) this.type(this.events.typing(data));
+  }
+
+  private typeEarly(): void {
+    const early = this.early;
+    this.early = null;
+    if (early) this.type(early);
   }
 
   private take(frame: protocol.ServerFrame): void {
@@ -193,8 +222,8 @@ export class Pane {
   private show(): void {
     this.words = this.sayHow();
     this.element.dataset["state"] = this.words.state;
-    this.notice.textContent = this.words.notice;
-    this.action.textContent = this.words.action;
+    setText(this.notice, this.words.notice);
+    setText(this.action, this.words.action);
     this.action.hidden = !this.words.action;
     this.bar.hidden = !this.words.notice;
     this.events.changed(this);

@@ -14,6 +14,8 @@ export interface Context {
   /** Calls with each STATE of the active pane, and with the newest one at once. Returns what undoes it. */
   onState(listener: (state: protocol.State) => void): () => void;
   activeShell(): string;
+  /** What a shell is called on this page: its tab's label. */
+  nameOf(shell: string): string;
   /** Asks to lead the active pane's shell. */
   takeOver(): void;
   /** Shows a short notice at the bottom for a few seconds. */

@@ -29,7 +29,7 @@ test("a server that says nothing of the machine is understood, and one that does
   const state = (fields: object): protocol.ServerFrame =>
     protocol.decode(new Uint8Array([0x86, ...new TextEncoder().encode(JSON.stringify(fields))]).buffer);
   const old = { guest: "live", lead: true, cols: 80, rows: 24, clients: 1 };
-  const unsaid = { machine: null, guest_ms: null, sizes: true, role: "owner", you: "", people: [], recording: false };
+  const unsaid = { machine: null, guest_ms: null, sizes: true, shells: [], role: "owner", you: "", people: [], recording: false };
   expect(state(old)).toEqual({ kind: "state", ...unsaid, ...old });
   const machine = { state: "paused", paused: "idle", boots: 1, how: "boot", name: "", reason: "" };
   expect(state({ ...old, machine })).toEqual({ kind: "state", ...unsaid, ...old, machine });

@@ -50,11 +50,13 @@ export interface State {
   /** This browser's member id. */
   you: string;
   people: Person[];
+  /** Names of all shells of the session. */
+  shells: string[];
   recording: boolean;
 }
 
 /** What a server that knows nothing of these leaves out. */
-const UNSAID = { machine: null, guest_ms: null, role: "owner", you: "", people: [], recording: false } as const;
+const UNSAID = { machine: null, guest_ms: null, role: "owner", you: "", people: [], shells: [], recording: false } as const;
 
 export type ServerFrame =
   | { kind: "welcome"; version: number; session: string; shell: string; epoch: string }

@@ -9,6 +9,7 @@ import "@xterm/xterm/css/xterm.css";
 import { isWebLink } from "./input/links";
 import { read, type Wish } from "./input/osc52";
 import { clean, needsAsking } from "./input/paste";
+import { Swipe } from "./input/touch";
 import { useGraphemes, useShellWidths } from "./input/widths";
 import type { Settings } from "./settings/settings";
 import { LEAST_CONTRAST, THEMES, type ThemeName } from "./settings/themes";
@@ -49,7 +50,6 @@ export class Screen {
       allowProposedApi: true, // unicode versions, decorations of the search
       cursorInactiveStyle: "outline",
       linkHandler: { activate: (_event, uri) => openLink(uri) },
-      macOptionIsMeta: true,
       scrollback: 10000,
     });
     this.terminal.loadAddon(this.fitter);
@@ -68,6 +68,7 @@ export class Screen {
     });
     element.addEventListener("paste", (event) => this.pasted(event), true);
     element.addEventListener("mousedown", () => window.addEventListener("mouseup", () => this.selected(), { once: true }));
+    this.followFinger();
     new ResizeObserver(() => this.fit()).observe(element);
     void document.fonts.ready.then(() => this.fit());
   }
@@ -84,6 +85,7 @@ export class Screen {
     options.cursorStyle = settings.cursorStyle;
     options.cursorBlink = settings.cursorBlink;
     options.screenReaderMode = settings.screenReader;
+    options.macOptionIsMeta = settings.optionIsMeta;
     if (settings.widths === "graphemes") void useGraphemes(this.terminal, () => this.settings?.widths === "graphemes");
     else useShellWidths(this.terminal);
     this.fit();
@@ -157,9 +159,12 @@ export class Screen {
     this.fit();
   }
 
-  /** Types text as a paste, with the program told so where it wants that. */
+  /** Types text as a paste, with the program told so where it wants that; asks first where its lines would be run. */
   paste(text: string): void {
-    this.terminal.paste(clean(text));
+    if (!text) return;
+    const type = (wanted: string): void => this.terminal.paste(clean(wanted));
+    if (needsAsking(text, this.settings?.pasteGuard ?? true, this.terminal.modes.bracketedPasteMode)) this.hooks.askPaste(text, type);
+    else type(text);
   }
 
   dispose(): void {
@@ -169,13 +174,52 @@ export class Screen {
   private pasted(event: ClipboardEvent): void {
     event.preventDefault();
     event.stopPropagation();
-    const text = event.clipboardData?.getData("text/plain") ?? "";
-    if (!text) return;
-    if (needsAsking(text, this.settings?.pasteGuard ?? true, this.terminal.modes.bracketedPasteMode)) {
-      this.hooks.askPaste(text, (wanted) => this.paste(wanted));
-    } else {
-      this.paste(text);
-    }
+    this.paste(event.clipboardData?.getData("text/plain") ?? "");
+  }
+
+  /** xterm.js 6.0 does not scroll by touch (xtermjs/xterm.js#5489). */
+  private followFinger(): void {
+    let swipe: Swipe | null = null;
+    let gliding = 0;
+    this.element.addEventListener("touchstart", (event) => {
+      cancelAnimationFrame(gliding);
+      const [finger] = event.touches;
+      const cell = (this.element.querySelector(".xterm-screen")?.clientHeight ?? 0) / this.terminal.rows;
+      swipe = finger && event.touches.length === 1 && cell > 0 ? new Swipe(finger.clientY, event.timeStamp, cell) : null;
+    }, { passive: true });
+    this.element.addEventListener("touchmove", (event) => {
+      const [finger] = event.touches;
+      if (!swipe || !finger) return;
+      this.scroll(swipe.move(finger.clientY, event.timeStamp), finger);
+      if (swipe.moved && event.cancelable) event.preventDefault(); // no click when it is lifted
+    }, { passive: false });
+    const lifted = (event: TouchEvent): void => {
+      const lets = swipe;
+      swipe = null;
+      lets?.lift(event.timeStamp);
+      if (!lets || !this.scrollsBack || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+      const go = (now: number): void => {
+        const lines = lets.glide(now);
+        if (lines === null) return;
+        this.scroll(lines);
+        gliding = requestAnimationFrame(go);
+      };
+      gliding = requestAnimationFrame(go);
+    };
+    for (const end of ["touchend", "touchcancel"] as const) this.element.addEventListener(end, lifted);
+    this.terminal.onData(() => cancelAnimationFrame(gliding)); // what is typed is to be seen
+  }
+
+  /** Whether scrolling shows older output; else the program scrolls, by arrow keys or reports of the mouse. */
+  private get scrollsBack(): boolean {
+    return this.terminal.buffer.active.type === "normal" && this.terminal.modes.mouseTrackingMode === "none";
+  }
+
+  private scroll(lines: number, at?: Touch): void {
+    if (!lines) return;
+    if (this.scrollsBack) return this.terminal.scrollLines(lines);
+    const turn = { deltaY: Math.sign(lines), deltaMode: WheelEvent.DOM_DELTA_LINE, clientX: at?.clientX ?? 0, clientY: at?.clientY ?? 0, bubbles: true, cancelable: true };
+    for (let line = 0; line < Math.abs(lines); line += 1) this.element.querySelector(".xterm-screen")?.dispatchEvent(new WheelEvent("wheel", turn));
   }
 
   private selected(): void {

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { Backoff } from "./backoff";
-import { formatSeconds, steps, type Entry } from "./timeline";
+import { formatSeconds, outlook, steps, type Entry } from "./timeline";
 
 const entry = (t: number, stage: string, event: Entry["event"], detail = ""): Entry => ({ t, stage, event, detail });
 
@@ -13,6 +13,13 @@ test("each stage has its last word and the time it took", () => {
   expect(shown.map(({ label, step, seconds, detail }) => [label, step, seconds, detail])).toEqual([
     ["Disk", "done", 2.5, ""], ["Kernel", "running", 5, "second try"], ["SSH", "pending", null, ""],
   ]);
+});
+
+test("how it goes is a sentence: what is done now, or what has failed", () => {
+  const told = (...entries: Entry[]): string => outlook(steps({ session: "s", now: 20, guest: "waiting", stages: ["rootfs", "kernel"], entries }));
+  expect(told()).toBe("The terminal opens by itself as soon as the machine answers.");
+  expect(told(entry(1, "rootfs", "done"), entry(2, "kernel", "start"))).toContain("Kernel is on its way. The terminal opens");
+  expect(told(entry(1, "rootfs", "failed", "no room."), entry(2, "kernel", "start"))).toContain("Disk has failed: no room. If it does not go on");
 });
 
 test("a clock that jumps gives no negative time", () => {

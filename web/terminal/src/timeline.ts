@@ -54,6 +54,14 @@ export function steps(reply: TimelineReply): Step[] {
   });
 }
 
+/** How it goes, in a sentence: what is being done, or what has failed. */
+export function outlook(all: readonly Step[]): string {
+  const failed = all.find(({ step }) => step === "failed");
+  if (failed) return `${failed.label} has failed${failed.detail ? `: ${failed.detail.replace(/\.$/, "")}` : ""}. If it does not go on by itself, tell who runs this lab.`;
+  const now = all.filter(({ step }) => step === "running").at(-1);
+  return `${now ? `${now.label} is on its way. ` : ""}The terminal opens by itself as soon as the machine answers.`;
+}
+
 export function formatSeconds(seconds: number | null): string {
   if (seconds === null) return "";
   return seconds < 10 ? `${seconds.toFixed(1)} s` : `${Math.round(seconds)} s`;

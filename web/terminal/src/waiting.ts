@@ -1,6 +1,8 @@
 /** The view shown until the guest answers: asks for the timeline once a second and draws it. */
 
-import { formatSeconds, steps, type Step, type TimelineReply } from "./timeline";
+import { setText } from "./dom";
+import { toLogin, UNKNOWN } from "./farewell";
+import { formatSeconds, outlook, steps, type Step, type TimelineReply } from "./timeline";
 
 const EVERY = 1000;
 
@@ -9,7 +11,7 @@ export async function fetchTimeline(): Promise<TimelineReply | null> {
   try {
     const reply = await fetch("timeline", { headers: { Accept: "application/json" }, cache: "no-store" });
     if (reply.status === 401) {
-      location.reload();
+      toLogin(UNKNOWN);
       return null;
     }
     return reply.ok ? ((await reply.json()) as TimelineReply) : null;
@@ -20,10 +22,13 @@ export async function fetchTimeline(): Promise<TimelineReply | null> {
 
 export class WaitingView {
   private timer: number | undefined;
+  private drawn: string[] = [];
 
+  /** @param told where it is said how it goes, for those who do not see the list */
   constructor(
     private readonly root: HTMLElement,
     private readonly list: HTMLElement,
+    private readonly told: HTMLElement,
   ) {}
 
   show(): void {
@@ -40,9 +45,25 @@ export class WaitingView {
   private async refresh(): Promise<void> {
     const reply = await fetchTimeline();
     if (this.root.hidden) return;
-    if (reply) this.list.replaceChildren(...steps(reply).map(draw));
+    if (reply) this.draw(steps(reply));
     clearTimeout(this.timer);
     this.timer = window.setTimeout(() => void this.refresh(), EVERY);
+  }
+
+  /** Only what has changed: who reads the list is not thrown out of it every second. */
+  private draw(all: Step[]): void {
+    const drawn = all.map((step) => JSON.stringify({ ...step, seconds: null }));
+    all.forEach((step, at) => {
+      const row = this.list.children[at];
+      if (!row || drawn[at] !== this.drawn[at]) {
+        if (row) row.replaceWith(draw(step));
+        else this.list.append(draw(step));
+      } else if (row.lastElementChild) {
+        setText(row.lastElementChild, formatSeconds(step.seconds));
+      }
+    });
+    this.drawn = drawn;
+    setText(this.told, outlook(all));
   }
 }
 

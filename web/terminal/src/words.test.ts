@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Machine } from "./protocol";
-import { words, type Facts } from "./words";
+import { latencyInWords, words, type Facts } from "./words";
 
 const machine = (fields: Partial<Machine>): Machine => ({ state: "running", paused: "", boots: 1, how: "boot", name: "", reason: "", ...fields });
 const facts = (fields: Partial<Facts>): Facts => ({ connected: true, seen: true, guest: "live", machine: null, liveBoots: null, ended: null, session: "lab1", ...fields });
@@ -50,4 +50,8 @@ test("an end is said with its reason", () => {
   expect(lost({ state: "failed" })).toBe("The machine has failed.");
   expect(lost({ state: "stopping" })).toContain("being stopped");
   expect(lost({ state: "stopped" })).toContain("been stopped");
+});
+
+test("the way is told in one leg or two", () => {
+  expect([latencyInWords(null, 3), latencyInWords(12.4, null), latencyInWords(12.6, 0.4)]).toEqual(["", "12 ms", "13 + <1 ms"]);
 });

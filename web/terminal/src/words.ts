@@ -42,6 +42,13 @@ export function words(facts: Facts): Words {
   return lost(facts);
 }
 
+/** Milliseconds of one leg or two: page to server, and server to guest where that is known. */
+export function latencyInWords(server: number | null, guest: number | null): string {
+  if (server === null) return "";
+  const legs = [server, ...(guest === null ? [] : [guest])];
+  return `${legs.map((leg) => (leg < 1 ? "<1" : String(Math.round(leg)))).join(" + ")} ms`;
+}
+
 function said(state: State, pill: string, notice = ""): Words {
   return { state, pill, notice, action: "" };
 }

@@ -4,6 +4,7 @@ import "./files.css";
 import { exchange, focusIsIn, icon, iconButton, make } from "../dom";
 import type { Context, Panel } from "../panels";
 import { below, bytes, parent, share, when } from "./names";
+import { Teller } from "./teller";
 import { type Answer, LOST, type Transport, type Upload, Uploads } from "./uploads";
 import { chosen, dropped } from "./walk";
 
@@ -36,9 +37,14 @@ let uploads: Uploads | null = null;
 let view: View | null = null;
 let folder = ""; // what is shown, or was last; "" is the user's home
 
-/** Uploads go on while the panel is closed. */
+/** Uploads go on while the panel is closed: what becomes of them is said then, too. */
 function queue(context: Context): Uploads {
-  uploads ??= new Uploads(transport(context), (finished) => view?.uploadsChanged(finished));
+  const teller = new Teller();
+  uploads ??= new Uploads(transport(context), (finished) => {
+    view?.uploadsChanged(finished);
+    const told = teller.take(uploads?.all ?? [], view !== null);
+    if (told) context.say(told);
+  });
   return uploads;
 }
 

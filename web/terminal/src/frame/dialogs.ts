@@ -12,8 +12,8 @@ interface Answer {
 
 let counted = 0;
 
-/** Asks, and returns the answer's value; "" when it was dismissed. The first answer has the focus. */
-export async function ask(title: string, body: (Node | string)[], answers: readonly Answer[]): Promise<string> {
+/** Asks, and returns the answer's value; "" when it was dismissed. The first answer has the focus, unless something else is to have it. */
+export async function ask(title: string, body: (Node | string)[], answers: readonly Answer[], focus?: HTMLElement): Promise<string> {
   counted += 1;
   const heading = make("h2", { id: `dialog-${counted}` }, title);
   const buttons = answers.map(({ value, label, kind }) => make("button", { type: "submit", value, class: kind }, label));
@@ -21,7 +21,7 @@ export async function ask(title: string, body: (Node | string)[], answers: reado
   const dialog = make("dialog", { class: "dialog", "aria-labelledby": heading.id }, form);
   document.body.append(dialog);
   dialog.showModal();
-  buttons[0]?.focus();
+  (focus ?? buttons[0])?.focus();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       dialog.remove();
@@ -51,6 +51,14 @@ export async function askToPaste(text: string): Promise<{ text: string; again: b
     { value: "", label: "Cancel", kind: "quiet" },
   ]);
   return { text: answer === "paste" ? text : answer === "line" ? asOneLine(text) : "", again: !(answer && never.checked) };
+}
+
+/** Takes a text where the browser does not give what is in the clipboard: on plain http, or when it was told not to. */
+export async function askForText(): Promise<string> {
+  const field = make("textarea", { class: "to-paste", rows: "5", "aria-label": "What to paste", autocapitalize: "off", autocomplete: "off", spellcheck: "false" });
+  const body = [make("p", {}, "The browser does not show its clipboard to this page. Paste here, as in every field."), field];
+  const answer = await ask("Paste into the terminal", body, [{ value: "paste", label: "Paste", kind: "main" }, { value: "", label: "Cancel", kind: "quiet" }], field);
+  return answer ? field.value : "";
 }
 
 export async function showKeys(): Promise<void> {

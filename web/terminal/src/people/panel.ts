@@ -107,7 +107,7 @@ class View {
 
   private row(person: Person, you: string): HTMLElement {
     const who = make("span", { class: "who" }, called(person), ...(person.id === you ? [make("small", {}, " (you)")] : []));
-    const shells = where(person.shells, this.context.activeShell());
+    const shells = where(person.shells, this.context.activeShell(), (shell) => this.context.nameOf(shell));
     const row = make("li", {}, who, make("span", { class: `role ${person.role}` }, ROLE[person.role]));
     if (person.leads) row.append(make("span", { class: "leads" }, "leads"));
     if (shells) row.append(make("small", { class: "shells" }, shells));

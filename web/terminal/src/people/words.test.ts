@@ -16,8 +16,9 @@ test("who gave no name is called by what they are", () => {
   expect(called({ name: "Ada", role: "viewer" })).toBe("Ada");
   expect(called({ name: "", role: "owner" })).toBe("Owner");
   expect(called({ name: "", role: "viewer" })).toBe("Guest");
-  expect(where(["main"], "main")).toBe("");
-  expect(where(["main", "logs"], "main")).toBe("in main, logs");
+  const nameOf = (shell: string): string => `Tab ${shell}`;
+  expect(where(["main"], "main", nameOf)).toBe("");
+  expect(where(["main", "logs"], "main", nameOf)).toBe("in Tab main, Tab logs");
 });
 
 test("an end is said in what one can count in", () => {

@@ -55,9 +55,12 @@ export function called(person: { name: string; role: Role }): string {
   return person.name || (person.role === "owner" ? "Owner" : "Guest");
 }
 
-/** Where else somebody is, when not in the given shell alone. */
-export function where(shells: readonly string[], shell: string): string {
-  return shells.length === 1 && shells[0] === shell ? "" : `in ${shells.join(", ")}`;
+/** Where else somebody is, when not in the given shell alone.
+ *
+ * @param nameOf what a shell is called on this page
+ */
+export function where(shells: readonly string[], shell: string, nameOf: (shell: string) => string): string {
+  return shells.length === 1 && shells[0] === shell ? "" : `in ${shells.map(nameOf).join(", ")}`;
 }
 
 export function endsIn(seconds: number): string {

@@ -71,7 +71,8 @@ function fill(body: HTMLElement, live: LiveSettings): () => void {
     group("Text", number("fontSize", "Size", "1"), number("lineHeight", "Line height", "0.05"), make("label", { class: "field" }, make("span", {}, "Font"), font), choice("widths", "Width of characters")),
     group("Cursor", choice("cursorStyle", "Shape"), check("cursorBlink", "Blinks")),
     group("Copy and paste", check("copyOnSelect", "Copy what is selected"), check("pasteGuard", "Ask before many lines are pasted"), check("programCopy", "Programs may copy", "A notice says so each time; they can never read.")),
-    group("Keys and access", choice("keyRow", "Row of keys"), check("screenReader", "Screen reader mode")),
+    group("Keys and access", choice("keyRow", "Row of keys"), check("screenReader", "Screen reader mode"),
+      ...(/^(Mac|iP)/.test(navigator.platform) ? [check("optionIsMeta", "Option is Alt for programs", "Then it types no special characters.")] : [])),
     make("button", { type: "button", class: "quiet reset", click: () => set(DEFAULTS) }, "Back to the defaults"),
   ));
   return live.watch((settings) => {

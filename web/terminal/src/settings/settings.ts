@@ -18,13 +18,15 @@ export interface Settings {
   /** The row of keys a phone lacks: on touch devices, always or never. */
   keyRow: "auto" | "on" | "off";
   screenReader: boolean;
+  /** On a Mac the Option key is Alt for programs; else it types what is printed beside the letters, as |, @ and [ on many keyboards. */
+  optionIsMeta: boolean;
   /** How wide characters are: as the shell counts, or whole graphemes. */
   widths: "shell" | "graphemes";
 }
 
 export const DEFAULTS: Settings = {
   theme: "system", fontSize: 14, fontFamily: "", lineHeight: 1.2, cursorStyle: "block", cursorBlink: true,
-  copyOnSelect: false, pasteGuard: true, programCopy: true, keyRow: "auto", screenReader: false, widths: "shell",
+  copyOnSelect: false, pasteGuard: true, programCopy: true, keyRow: "auto", screenReader: false, optionIsMeta: false, widths: "shell",
 };
 
 export const CHOICES = {
