@@ -49,7 +49,7 @@ from dozlab.session import image_choice, vmm_choice
 GOAL = 1.10
 LIMIT = 300.0
 """Seconds until a start is given up."""
-PAUSE = 0.1
+PAUSE = 0.05
 """Seconds between two looks, the same for both."""
 CPUS, MEMORY, DISK = 2, 1024, 4 << 30
 CLONE_MEMORY, CLONE_DISK = 512, 2 << 30

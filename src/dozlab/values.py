@@ -278,7 +278,7 @@ class Volumes(Group):
     kernels: Volume = Volume(size_limit="2Gi")
     """Base images."""
     vm_data: Volume = Volume(size_limit="5Gi")
-    """Session disk, workspace and recordings together."""
+    """Session disk, workspace, recordings and checkpoints together."""
     workspace: Volume = Volume(size_limit="512Mi")
     """The workspace's share of vmData; capped, so that a guest cannot fill the disk through it."""
     vscode_data: Volume = Volume(size_limit="1Gi")

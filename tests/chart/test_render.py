@@ -99,6 +99,11 @@ def test_notes_show_the_way_and_no_secret() -> None:
         "install", "lab", str(SESSION), "--dry-run=client", *NEEDED, "--set", "volumes.vmData.persistence.enabled=true"
     )
     assert "ephemeral" not in kept.stdout.split("NOTES:")[1]
+    cached = ("--set", "rootfs.cache.enabled=true", "--set", "snapshot.enabled=true")
+    prepared = run("install", "lab", str(SESSION), "--dry-run=client", *NEEDED, *cached)
+    pod = "lab-session-example-session-123"
+    assert f" logs {pod} -c prepare-snapshot -f " in prepared.stdout.split("NOTES:")[1]
+    assert "prepare-snapshot" not in notes
 
 
 def test_packages_whole(tmp_path: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from dozlab.session import environment as one_machine
 from tests.chart.render import (
     EVERYTHING,
     NEEDED,
+    REPOSITORY,
     Objects,
     changes,
     container,
@@ -65,6 +67,20 @@ def test_what_prepares_is_the_machine_of_the_session() -> None:
     assert [one[name] for name in ("image", "resources", "securityContext")] == [
         other[name] for name in ("image", "resources", "securityContext")
     ]
+
+
+def test_the_volume_that_the_guide_gives_has_room_for_a_checkpoint() -> None:
+    """The default has none, and the guide says so: what is asked for is the memory, and twice what the disk holds."""
+    guide = (REPOSITORY / "docs/how-to/go-back.md").read_text()
+    (size,) = re.findall(r"sizeLimit: (\S+)", guide)
+    room = [
+        environment(objects(*NEEDED, *more), "firecracker-vm")
+        for more in ((), ("--set", f"volumes.vmData.sizeLimit={size}"))
+    ]
+    least = int(room[0]["MEMORY"]) << 20
+    default, given = (int(each["CHECKPOINTS_LIMIT"]) for each in room)
+    assert default < least and f"{default >> 20} MiB, too little for any" in guide
+    assert given >= least + 2 * (3 << 29)  # 1.5 GiB
 
 
 def test_numbers_and_names_may_be_numbers_or_text() -> None:

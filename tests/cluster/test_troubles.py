@@ -72,6 +72,18 @@ def test_a_node_without_the_device_plugin(kube: Kube, trouble: str) -> None:
     )  # fmt: skip
 
 
+def test_snapshots_on_a_node_without_the_cache(kube: Kube, trouble: str) -> None:
+    """The Pod waits, and says for what: see docs/how-to/node-setup.md."""
+    kube.install(
+        trouble, rootfs__imageUrl=kube.small_url, rootfs__cache__enabled="true", snapshot__enabled="true",
+        rootfs__cache__hostPath="/var/lib/dozlab-nowhere",
+    )  # fmt: skip
+    why = "hostPath type check failed: /var/lib/dozlab-nowhere is not a directory"
+    until(
+        lambda: why in kube.kubectl("describe", "pod", pod(trouble)).stdout, what="the kubelet's word", seconds=150
+    )  # fmt: skip
+
+
 def test_kvm_required_and_not_there(kube: Kube, trouble: str) -> None:
     kube.install(trouble, "--set", "firecracker.requireKvm=true", "--set", "devices.kvm.enabled=false",
                  rootfs__imageUrl=kube.small_url)  # fmt: skip

@@ -63,7 +63,9 @@ def begins_to_boot(command: Placed, session: str, why: str) -> None:
         until(lambda: log.exists() and why in log.read_text(), what=f"{why} in the log", seconds=180)
         assert log.read_text().count(why) == 1
         until(lambda: "vmm" in stages(command, session), what="a boot", seconds=180)
-        assert "restored" not in stages(command, session)["vmm"]["detail"]
+        detail = stages(command, session)["vmm"]["detail"]
+        assert "restored" not in detail
+        assert ("; booted: the prepared snapshot " in detail) == ("no snapshot of this image" not in why), detail
     finally:
         command.run("down", session)
 
@@ -72,7 +74,8 @@ def boots(command: Placed, session: str, why: str) -> None:
     """Start a session and check that it boots to its end as a session of its own, and why it says it does."""
     command.run("up", session, *UP, timeout=200)
     try:
-        assert "restored" not in stages(command, session)["vmm"]["detail"]
+        detail = stages(command, session)["vmm"]["detail"]
+        assert ", restored" not in detail and "; booted: " in detail
         assert told(command, session).count(why) == 1, told(command, session)
         is_itself(command, session)
     finally:

@@ -129,7 +129,7 @@ class Volumes(values.Volumes):
     kernels: Volume = Volume(size_limit="2Gi")
     """Base images."""
     vm_data: Volume = Volume(size_limit="5Gi")
-    """Session disk, workspace and recordings together."""
+    """Session disk, workspace, recordings and checkpoints together."""
     vscode_data: Volume = Volume(size_limit="1Gi")
     """VS Code's home: settings and extensions."""
     tmp: values.Volume = values.Volume(size_limit="1Gi")

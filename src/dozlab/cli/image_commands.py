@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,10 @@ def prepare(name: str, files: tuple[Path, ...], sets: tuple[str, ...], again: bo
     NAME, -f and --set are those of `dozlab up` (its --image, default dozlab-vm). The snapshot serves sessions with the
     same vm.cpuCount, vm.memory, rootfs.diskSize and network addresses; all others boot, as with `dozlab up --cold`.
     """
+    _prepare(name, files, sets, again=again)
+
+
+def _prepare(name: str, files: tuple[Path, ...], sets: tuple[str, ...], *, again: bool = False) -> None:
     from dozlab.images.snapshots import SIZE_LIMIT
     from dozlab.session import image_choice, preparing
 
@@ -53,6 +57,25 @@ def prepare(name: str, files: tuple[Path, ...], sets: tuple[str, ...], again: bo
     click.echo(f"{what} prepared in {format_seconds(done.seconds)}; start from it: {use}")
 
 
+def prepare_beside(name: str, files: tuple[Path, ...], sets: tuple[str, ...]) -> Path:
+    """Begin what `prepare` does, in the background; return the file that tells how it goes."""
+    from dozlab.session import preparing
+
+    def work() -> int:
+        try:
+            _prepare(name, files, sets)
+        except DozlabError as error:
+            output.say(f"error: {error}")
+            return error.exit_code
+        except KeyboardInterrupt:
+            output.say("interrupted")
+            return 130
+        return 0
+
+    preparing.beside(work)
+    return preparing.log()
+
+
 @image.command("ls")
 @as_json
 def ls(form: str) -> None:
@@ -64,7 +87,11 @@ def ls(form: str) -> None:
     names: dict[str, list[str]] = {}
     for name, digest in store.names().items():
         names.setdefault(digest, []).append(name)
-    entries = store.ls()
+    entries, machine = store.ls(), preparing.this_machine()
+    prepared = [(each, preparing.stale(each.needs, machine)) for each in preparing.snapshots().ls()]
+    of_base: dict[str, list[tuple[Snapshot, str]]] = {}
+    for each, why in prepared:
+        of_base.setdefault(str(each.needs.get("base")), []).append((each, why))
     if form == "json":
         output.as_json(
             [
@@ -72,7 +99,7 @@ def ls(form: str) -> None:
                     "digest": e.digest,
                     "size": e.size,
                     "names": names.get(e.digest, []),
-                    "prepared": [_facts(each) for each in preparing.of_base(e.digest)],
+                    "prepared": [_facts(each, why) for each, why in of_base.get(e.digest, [])],
                 }
                 for e in entries
             ]
@@ -80,24 +107,29 @@ def ls(form: str) -> None:
         return
     if not entries:
         click.echo("no images; build one: dozlab image build dozlab-vm")
-        return
-    rows = []
-    for entry in entries:
-        age = f"{format_seconds(time.time() - entry.created)} ago"
-        prepared = ", ".join(preparing.describe(each) for each in preparing.of_base(entry.digest)) or "-"
-        name = ", ".join(names.get(entry.digest, ["-"]))
-        rows.append([name, entry.digest[:12], format_size(entry.size), age, prepared])
-    output.table(["NAME", "DIGEST", "SIZE", "CREATED", "PREPARED"], rows)
+    else:
+        rows = []
+        for entry in entries:
+            age = f"{format_seconds(time.time() - entry.created)} ago"
+            usable = [preparing.describe(each) for each, why in of_base.get(entry.digest, []) if not why]
+            name = ", ".join(names.get(entry.digest, ["-"]))
+            rows.append([name, entry.digest[:12], format_size(entry.size), age, ", ".join(usable) or "-"])
+        output.table(["NAME", "DIGEST", "SIZE", "CREATED", "PREPARED"], rows)
+    if unused := [each.size for each, why in prepared if why]:
+        output.say(
+            f"{len(unused)} of what was prepared is of no use any more ({format_size(sum(unused))}): dozlab image gc"
+        )
 
 
-def _facts(snapshot: Snapshot) -> dict[str, Any]:
-    """Return what programs are told of a snapshot."""
+def _facts(snapshot: Snapshot, stale: str) -> dict[str, Any]:
+    """Return what programs are told of a snapshot; `stale`: why it is of no use any more."""
     told = ("cpus", "memory", "disk", "vmm", "accel", "kit")
     return {
         **{name: snapshot.needs.get(name) for name in told},
         "size": snapshot.size,
         "created": snapshot.created,
         "path": str(snapshot.folder),
+        "stale": stale,
     }
 
 
@@ -148,6 +180,25 @@ def _remove_prepared(digest: str) -> int:
     return sum(each.size for each in prepared)
 
 
+def _remove_stale(gone: set[str], *, dry_run: bool) -> int:
+    """Remove prepared snapshots that no start can use any more, and say so; return their bytes.
+
+    :param gone: digests of images that go; in a dry run they are still there
+    """
+    from dozlab.session import preparing
+
+    machine, freed = preparing.this_machine(), 0
+    machine = replace(machine, bases=machine.bases - gone)
+    for each in preparing.snapshots().ls():
+        if why := preparing.stale(each.needs, machine):
+            freed += each.size
+            base = str(each.needs.get("base"))[:12]
+            click.echo(f"{base} prepared for {preparing.describe(each)}: {why}")
+            if not dry_run:
+                preparing.snapshots().rm(each)
+    return freed if dry_run else freed + preparing.snapshots().sweep()
+
+
 class Age(click.ParamType[float]):
     """A time such as 12h or 30d, in seconds."""
 
@@ -177,14 +228,15 @@ class Size(click.ParamType[int]):
 @image.command()
 @click.option("--older-than", type=Age(), help="Remove what no session has used for so long: 12h, 30d.")
 @click.option(
-    "--max-size", type=Size(), help="Then remove the longest unused until the store has at most so much: 20G."
+    "--max-size", type=Size(), help="Then remove the longest unused until the images take at most so much: 20G."
 )
 @click.option("--all", "named", is_flag=True, help="Images with a name may go as well.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def gc(older_than: float | None, max_size: int | None, named: bool, dry_run: bool) -> None:
     """Remove images that no session needs, a stopped one included, by age and by size (30 days, unless told otherwise).
 
-    Images with a name stay without --all. Unfinished downloads that nobody has gone on with for a day go as well.
+    Images with a name stay without --all. Unfinished downloads that nobody has gone on with for a day go as well, and
+    what was prepared (`dozlab image prepare`) of an image that is gone, or for an older boot kit, VMM or processor.
     """
     from dozlab.images import gc as collector
     from dozlab.images.store import Store
@@ -198,10 +250,11 @@ def gc(older_than: float | None, max_size: int | None, named: bool, dry_run: boo
     )  # fmt: skip
     freed = done.left
     for each in done.gone:
-        freed += each.size + (0 if dry_run else _remove_prepared(each.image.digest))
+        freed += each.size
         name = f"{', '.join(each.names)} " if each.names else ""
         age = format_seconds(max(0.0, time.time() - each.used))
         click.echo(f"{name}{each.image.digest[:12]}  {format_size(each.size)}, used {age} ago")
+    freed += _remove_stale({each.image.digest for each in done.gone}, dry_run=dry_run)
     click.echo(f"{format_size(freed)} {'would be freed' if dry_run else 'freed'}")
 
 

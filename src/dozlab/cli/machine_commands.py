@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from dozlab.cli.session_commands import session_id
-from dozlab.firecracker_vm.checkpoints import DEFAULT
+from dozlab.firecracker_vm.checkpoints import DEFAULT, check_name
+from dozlab.lib.errors import DozlabError
 from dozlab.lib.units import format_seconds, format_size
+
+if TYPE_CHECKING:
+    from dozlab.session.layout import Layout
+
+
+def _find(session_id: str) -> Layout:
+    """Return an existing session.
+
+    :raises DozlabError: when it runs, but its machine cannot be asked now
+    """
+    from dozlab.session import state
+
+    layout = state.find(session_id)
+    if state.alive(layout) and not (layout.shared / "vm.sock").exists():
+        raise DozlabError(f"session {session_id} has no machine now", hint=f"see it: dozlab status {session_id}")
+    return layout
 
 
 @click.command()
 @session_id
 def pause(session_id: str) -> None:
     """Stop a session's machine where it is: it takes no processor time until `dozlab resume`."""
-    from dozlab.session import operations, state
+    from dozlab.session import operations
 
-    operations.pause(state.find(session_id))
+    operations.pause(_find(session_id))
     click.echo(f"{session_id} is paused; go on: dozlab resume {session_id}")
 
 
@@ -25,9 +43,9 @@ def pause(session_id: str) -> None:
 @session_id
 def resume(session_id: str) -> None:
     """Let a paused session's machine go on; its clock is set right."""
-    from dozlab.session import operations, state
+    from dozlab.session import operations
 
-    operations.resume(state.find(session_id))
+    operations.resume(_find(session_id))
     click.echo(f"{session_id} goes on")
 
 
@@ -42,9 +60,10 @@ def checkpoint(session_id: str, name: str, remove: bool) -> None:
     """
     from dozlab.session import operations, state
 
-    layout = state.find(session_id)
+    layout = _find(session_id)
+    check_name(name)
     if remove:
-        operations.forget(layout, name)
+        (operations if state.alive(layout) else state).forget(layout, name)
         click.echo(f"removed checkpoint {name} of {session_id}")
         return
     click.echo(f"saving {session_id}; it stands still meanwhile", err=True)
@@ -64,9 +83,11 @@ def reset(session_id: str, name: str) -> None:
 
     What the machine holds now is lost, except for /workspace, which lies outside of it.
     """
-    from dozlab.session import operations, state
+    from dozlab.session import operations
 
-    layout = state.find(session_id)
+    layout = _find(session_id)
+    if name:
+        check_name(name)
     where = f"checkpoint {name}" if name else "the clean image"
     click.echo(f"setting {session_id} back to {where}", err=True)
     begun = time.monotonic()

@@ -78,6 +78,11 @@ def read_values(files: tuple[Path, ...], sets: tuple[str, ...]) -> dict[str, Any
 @values_set
 @click.option("--image", default="", help="Base image: a name in the store, a URL or a file. Default: dozlab-vm.")
 @click.option("--cold", is_flag=True, help="Boot, even where a prepared snapshot is there.")
+@click.option(
+    "--prepare",
+    is_flag=True,
+    help="If it had to boot, prepare the image in the background: the next such session starts in seconds.",
+)
 @click.option("--no-wait", is_flag=True, help="Return as soon as the start is under way.")
 @click.option(
     "--no-docker-wait", is_flag=True, help="Return when SSH, terminal and editor are ready; Docker may follow."
@@ -89,6 +94,7 @@ def up(
     sets: tuple[str, ...],
     image: str,
     cold: bool,
+    prepare: bool,
     no_wait: bool,
     no_docker_wait: bool,
     keep_failed: bool,
@@ -100,6 +106,8 @@ def up(
     """
     from dozlab.session import operations, planning, state
 
+    if prepare and no_wait:
+        raise BadUsage("--prepare begins when the session is ready: leave out --no-wait")
     raw = read_values(files, sets)
     name = session_id or _id_in(raw) or DEFAULT_ID
     existed = check_id(name) in state.ids()
@@ -124,17 +132,25 @@ def up(
         raise
     took = time.time() - begun
     _print_access(layout, took, waited=not no_wait)
-    if not (cold or no_wait or existed) and took > SLOW and _could_be_prepared(layout):
-        prepare = same_machine(["dozlab", "image", "prepare", *([image] if image else [])], files, sets)
-        click.echo(f"  next time in seconds: {prepare}")
+    worth_a_word = took > SLOW and not cold
+    if no_wait or existed or not (prepare or worth_a_word) or not _could_be_prepared(layout):
+        return
+    if prepare:
+        from dozlab.cli.image_commands import prepare_beside
+
+        log = prepare_beside(image, files, sets)
+        click.echo(f"  next time in seconds: the image is being prepared in the background (how it goes: {log})")
+    else:
+        words = same_machine(["dozlab", "image", "prepare", *([image] if image else [])], files, sets)
+        click.echo(f"  next time in seconds: {words}")
 
 
 def _could_be_prepared(layout: Layout) -> bool:
-    """Tell whether a snapshot would help the next session: this one's image has none."""
-    from dozlab.session import preparing
+    """Tell whether a snapshot would help the next such session: this one did not begin with one."""
+    from dozlab.session import state
 
-    base = str((read_json(layout.vm_data / "disk/base.json") or {}).get("digest", ""))
-    return base != "" and not preparing.of_base(base)
+    known = (read_json(layout.vm_data / "disk/base.json") or {}).get("digest")
+    return bool(known) and not asyncio.run(state.status(layout)).vm.get("restored")
 
 
 def same_machine(words: list[str], files: tuple[Path, ...], sets: tuple[str, ...]) -> str:
@@ -261,14 +277,14 @@ def status(session_id: str, form: str) -> None:
     click.echo(f"{item.id}: {item.state}" + (f" ({item.reason})" if item.reason else ""))
     for name, where in item.urls.items():
         click.echo(f"  {name:<9} {where}")
-    if item.vm:
+    if item.vm.get("vmm"):
         click.echo(
             f"  vm        {item.vm.get('vmm')} with {item.vm.get('accel')}, ssh {_yes(item.vm.get('ssh'))},"
-            f" docker {_yes(item.vm.get('docker'))}, boots {item.vm.get('boots')}"
+            f" docker {_yes(item.vm.get('docker'))}, boots {item.vm.get('boots')}{_began(item.vm)}"
         )
-        for each in item.vm.get("checkpoints", []):
-            age = format_seconds(max(0.0, time.time() - each["created"]))
-            click.echo(f"  checkpoint {each['name']}: {format_size(each['size'])}, {age} ago")
+    for each in item.vm.get("checkpoints", []):
+        age = format_seconds(max(0.0, time.time() - each["created"]))
+        click.echo(f"  checkpoint {each['name']}: {format_size(each['size'])}, {age} ago")
     for name, part in item.components.items():
         click.echo(f"  {name:<17} {'running' if part['running'] else 'ended'}, restarts {part['restarts']}")
     if stages:
@@ -277,6 +293,14 @@ def status(session_id: str, form: str) -> None:
             [row["stage"], f"{row['took']:.1f} s", f"+{row['at']:.1f} s", row["event"], row["detail"]] for row in stages
         ]
         output.table(["STAGE", "TOOK", "AT", "EVENT", "DETAIL"], rows)
+
+
+def _began(vm: dict[str, Any]) -> str:
+    """Return what its newest boot began with, where it was none of the ordinary kind."""
+    name = vm.get("name")
+    words = {"snapshot": "a prepared snapshot", "checkpoint": f"checkpoint {name}", "clean": "the clean image"}
+    found = words.get(str(vm.get("how")))
+    return f", began with {found}" if found else ""
 
 
 def _yes(value: Any) -> str:
@@ -342,6 +366,8 @@ def ssh(session_id: str, command: tuple[str, ...]) -> None:
     layout = state.find(session_id)
     if not state.alive(layout):
         raise DozlabError(f"session {session_id} is not running", hint=f"start it: dozlab up {session_id}")
+    if (read_json(layout.shared / "vm.json") or {}).get("paused") == "asked":  # it would wait without a word
+        raise DozlabError(f"session {session_id} is paused", hint=f"let it go on: dozlab resume {session_id}")
     words = operations.ssh_argv(layout, list(command))
     os.execv(words[0], words)  # noqa: S606
 

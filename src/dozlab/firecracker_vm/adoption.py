@@ -7,12 +7,12 @@ numbers and one line of text. The guest's side is images/kitfiles/disk/usr/lib/d
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
 import os
 import secrets
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,9 @@ _QUICK = 0.06
 _FAR = 5.0
 """Seconds from which on a clock is set; a smaller difference is a step, which no delay on the way can spoil."""
 CLOCK_ERROR = 0.02
-"""Seconds the guest's clock may differ from ours after adoption."""
+"""Seconds the guest's clock may differ from ours once it has been looked at."""
+ADOPTED_ERROR = 0.04
+"""The same for what adoption alone makes of it: half of that is the answer's way back. It is looked at again soon."""
 
 
 def new_token() -> str:
@@ -101,12 +103,9 @@ class Guest:
             raise DozlabError(f"the guest refused {verb}: {why}")
         return answer
 
-    async def prepare(self, *, rehearse: bool, timeout: float) -> None:
-        """Let the guest settle and close what only a session may open.
-
-        :param rehearse: its copies shall meet sshd's code while they adopt, which is of use to an emulated one
-        """
-        await self.call("prepare", timeout=timeout, rehearse=rehearse)
+    async def prepare(self, *, timeout: float) -> None:
+        """Let the guest settle and close what only a session may open."""
+        await self.call("prepare", timeout=timeout)
 
     async def adopt(self, identity: Mapping[str, bytes], env: str, *, timeout: float) -> tuple[bool, bool]:
         """Give the guest a session's identity; its key is another one then.
@@ -120,10 +119,11 @@ class Guest:
         """
         successor, files = new_token(), _encoded(identity)
         answer = await self.call(
-            "adopt", timeout=timeout, time=0.0, token_next=successor, entropy=_entropy(), identity=files, env=env
-        )
+            "adopt", timeout=timeout, time=0.0, token_next=successor, entropy=_entropy(), identity=files, env=env,
+            ids=[str(uuid.uuid4()) for _ in range(3)],
+        )  # fmt: skip
         shown = answer.get("time")
-        right = isinstance(shown, float) and abs(time.time() - shown) <= CLOCK_ERROR
+        right = isinstance(shown, float) and abs(time.time() - shown) <= ADOPTED_ERROR
         self.token = successor
         return answer.get("docker") is not False, right
 
@@ -160,11 +160,11 @@ class Guest:
 
 
 def _encoded(identity: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: base64.b64encode(data).decode() for name, data in identity.items()}
+    return {name: data.decode() for name, data in identity.items()}
 
 
 def _entropy() -> str:
-    return base64.b64encode(os.urandom(_ENTROPY)).decode()
+    return os.urandom(_ENTROPY).hex()
 
 
 def read_identity(shared: Path) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from dozlab.firecracker_vm.checkpoints import DEFAULT, SAVE_LIMIT
 from dozlab.lib.control import call
+from dozlab.lib.errors import DozlabError
 from dozlab.lib.units import format_size
 
 VERBS = {
@@ -37,6 +38,10 @@ def main(words: list[str]) -> int:
             one.add_argument("name", nargs="?", default="" if verb == "reset" else DEFAULT)
     told = vars(parser.parse_args(words))
     path = Path(os.environ.get("SHARED_DIR", "/shared")) / "vm.sock"
+    if not path.exists():
+        raise DozlabError(
+            f"nobody answers on {path}: the machine starts, or has ended", hint="see this container's log"
+        )
     answer = asyncio.run(call(path, told["verb"], timeout=SAVE_LIMIT, name=told.get("name", "")))
     sys.stdout.write(f"{describe(told['verb'], told.get('name', ''), answer)}\n")
     return 0

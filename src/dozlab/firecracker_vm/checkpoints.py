@@ -80,9 +80,10 @@ class Checkpoints:
         if self._limit:
             room = min(room, self._limit - taken)
         if size > room:
+            larger = "raise volumes.vmData.sizeLimit" if self._limit else "free some space"
             raise DozlabError(
                 f"no room for the checkpoint: it may take {format_size(size)} of {format_size(max(room, 0))}",
-                hint="remove another checkpoint, or make the volume larger",
+                hint=f"remove another checkpoint, or {larger}",
             )
         made = self.folder / f"{_NEW}{name}"
         made.mkdir(mode=0o700)

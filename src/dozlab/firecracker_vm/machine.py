@@ -216,7 +216,7 @@ class Lifecycle:
         """
         if self.state != "running" or not self.served or self._reset_asked:
             what = self.state if self.served or self.state != "running" else "not reached by SSH yet"
-            raise DozlabError(f"cannot save the machine: it is {what}")
+            raise DozlabError(f"cannot save the machine: it is {what}", hint=self._first())
 
     def may_reset(self) -> None:
         """Check that the machine can be set back now.
@@ -224,7 +224,8 @@ class Lifecycle:
         :raises DozlabError: when it cannot
         """
         if self.state not in ("starting", "running", "paused") or self._reset_asked:
-            raise DozlabError(f"cannot set the machine back: it is {self.state}")
+            what = "being set back already" if self._reset_asked else self.state
+            raise DozlabError(f"cannot set the machine back: it is {what}")
 
     def pause(self) -> None:
         """Check that a pause is possible now.
@@ -232,7 +233,8 @@ class Lifecycle:
         :raises DozlabError: when it is not
         """
         if self.state != "running":
-            raise DozlabError(f"cannot pause: the VM is {self.state}")
+            already = " already" if self.state == "paused" else ""
+            raise DozlabError(f"cannot pause: the VM is {self.state}{already}")
 
     def resume(self) -> None:
         """Check that a resume is possible now.
@@ -240,7 +242,13 @@ class Lifecycle:
         :raises DozlabError: when it is not
         """
         if self.state != "paused":
-            raise DozlabError(f"cannot resume: the VM is {self.state}")
+            raise DozlabError(f"cannot resume: the VM is {self.state}, not paused")
+
+    def _first(self) -> str:
+        """Return what has to be done before a machine can be saved, empty where nothing helps."""
+        if self.state in ("starting", "running"):
+            return "wait until SSH answers"
+        return "resume it first" if self.state == "paused" else ""
 
     def ended(self, end: Exit, now: float, last_lines: str = "") -> Next:
         """Judge the end of a VMM process and set `state` and `reason`.

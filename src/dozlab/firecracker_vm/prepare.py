@@ -68,7 +68,7 @@ async def make(settings: Settings) -> str:
     if not settings.snapshots:
         raise DozlabError("SNAPSHOTS_DIR is not set")
     if not (settings.shared / "rootfs.json").exists():
-        return "the session has a disk of its own to boot from: nothing to prepare"
+        return "nothing to prepare: the session boots from a disk of its own, or init-rootfs says why there is none"
     store = Snapshots(settings.snapshots)
     decision = await decide(settings)
     found = inputs.collect(settings, decision.vmm)

@@ -121,6 +121,9 @@ class SessionDisk:
         self._temp.rename(self.path)
 
     def confirm(self) -> None:
-        """The guest is the session's: what is on the disk now is the learner's."""
+        """The guest is the session's: what is on the disk now is the learner's. `sync` has it outlive a power cut."""
         self.blank.unlink(missing_ok=True)
+
+    def sync(self) -> None:
+        """Wait until the host's disk knows which of the files are there (fsync(2))."""
         sync_dir(self.path.parent)

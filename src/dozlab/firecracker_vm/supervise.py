@@ -44,7 +44,7 @@ PREPARED = 600.0
 DOCKER_MARKER = {"kvm": 10.0, "tcg": 60.0}
 """Seconds to wait, once Docker's API answers, for the guest's own word that its images are loaded."""
 POLL = {"kvm": 0.1, "tcg": 0.5}
-SOON = 0.05
+SOON = 0.02
 """Seconds between looks at a guest that goes on from a saved state: its services run already, or all but."""
 SERVICES: tuple[Stage, ...] = ("sshd", "dockerd")
 """What starts once init runs."""
@@ -175,7 +175,8 @@ class Supervisor:
                     await vmm.start(spec, write)
             finally:
                 os.close(write)
-            self._say("vmm", "done", f"{self.decision.vmm} ({accel})" + (", restored" if snapshot else ""))
+            how = ", restored" if snapshot else f"; booted: {why}" if (why := self._prepared.booted) else ""
+            self._say("vmm", "done", f"{self.decision.vmm} ({accel}){how}")
             if snapshot and not back and self.machine.how == "boot":
                 self.machine.how = "snapshot"
             self._say("kernel", "start")
@@ -221,6 +222,7 @@ class Supervisor:
             await begin(vmm, spec, console, snapshot, going)
         except (DozlabError, OSError) as error:
             log.warning("not restored, so it boots: %s", error)
+            self._prepared.booted = str(error)
             await vmm.end()
             self._prepared.undo()
             self.console.new_boot()
@@ -367,7 +369,7 @@ class Supervisor:
         await self._clock_right.wait()
 
     async def _watch_ssh(self) -> None:
-        await self._init.wait()  # a restored sshd waits for adoption, too
+        await self._going.wait()
         host, port, accel = str(self.settings.vm_ip), self.settings.vm_ssh_port, self.decision.accel
 
         def late() -> None:
@@ -376,7 +378,7 @@ class Supervisor:
 
         greeting = await guest.wait_until(
             lambda: guest.ssh_greets(host, port),
-            pause=SOON if self.machine.restored else POLL[accel],
+            pause=SOON if self.machine.restored or not self._init.is_set() else POLL[accel],
             patience=READY[accel],
             late=late,
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from dozlab.firecracker_vm.checkpoints import check_name
@@ -35,26 +36,40 @@ class Verbs:
             "console": self.tail, "checkpoint": self.checkpoint, "reset": self.reset, "forget": self.forget,
         }  # fmt: skip
 
+    @contextlib.asynccontextmanager
+    async def _whole(self) -> AsyncIterator[None]:
+        """Let one verb at a time change a machine whose VMM is there.
+
+        :raises DozlabError: when another one is under way, or the VMM has just ended
+        """
+        machine = self._machine
+        async with machine.undisturbed():
+            if machine.life.reset_asked or (machine.life.state in ("running", "paused") and not machine.up):
+                raise DozlabError("not now: the machine ends, or is being set back", hint="try again in a moment")
+            yield
+
     async def status(self, _request: Request) -> Request:
         """Tell how it is."""
         return self._machine.status()
 
     async def pause(self, _request: Request) -> Request:
         """Stop the vCPUs."""
-        async with self._machine.undisturbed():
+        async with self._whole():
             await self._machine.pause("asked")
         return self._machine.status()
 
     async def resume(self, _request: Request) -> Request:
         """Let them run on."""
-        async with self._machine.undisturbed():
+        async with self._whole():
+            if self._machine.paused == "disk":  # it would stand still again at once
+                raise DozlabError(f"cannot resume: {self._machine.life.reason}", hint="it goes on by itself then")
             await self._machine.resume()
         return self._machine.status()
 
     async def checkpoint(self, request: Request) -> Request:
         """Save the running machine under a name; it stands still meanwhile."""
         name, machine = check_name(request.get("name")), self._machine
-        async with machine.undisturbed():
+        async with self._whole():
             machine.life.may_save()
             assert machine.vmm and machine.spec
             log.info("saving checkpoint %s", name)

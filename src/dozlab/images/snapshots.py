@@ -6,16 +6,18 @@ snapshot whose needs differ in anything is no snapshot: guests would crash in wa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from dozlab.lib.errors import DozlabError
-from dozlab.lib.files import locked, read_json, sync_dir, write_json
+from dozlab.lib.files import allocated, locked, read_json, sync_dir, write_json
 from dozlab.lib.units import GIB
 
 STATE = "state"
@@ -28,6 +30,8 @@ _OLD, _GONE = ".old.", ".gone."
 """Before the name of one that is being replaced, or removed."""
 SIZE_LIMIT = 8 * GIB
 """Most that all snapshots of a store take together, unless told: some twenty of dozlab-vm, 0.3 to 0.4 GiB each."""
+_MOST = 1 << 20
+"""Bytes a description may have; it has some hundred."""
 FORMAT = 1
 """Raise it when an older snapshot could no longer be adopted."""
 
@@ -51,6 +55,10 @@ WORDS = {
 
 class Unfit(DozlabError):
     """No snapshot can be used; the message says why."""
+
+
+class Unprepared(Unfit):
+    """Nobody has prepared this image: nothing is wrong."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +120,13 @@ class Snapshots:
 
         :raises Unfit: when there is none, or it is damaged
         """
-        folder = self.folder / key(needs)
-        if not folder.is_dir():
-            raise Unfit(difference(needs, [each.needs for each in self.ls()]))
+        name = key(needs)
+        # While one takes the place of another, or was killed at it, the old one is there under this name.
+        folder = next((each for each in (self.folder / name, self.folder / f"{_OLD}{name}") if each.is_dir()), None)
+        if folder is None:
+            others = [each.needs for each in self.ls()]
+            known = any(other.get("base") == needs.get("base") for other in others)
+            raise (Unfit if known else Unprepared)(difference(needs, others))
         found = load(folder)
         if found is None or found.needs != needs:
             raise Unfit(f"the prepared snapshot {folder.name} is damaged")
@@ -150,8 +162,25 @@ class Snapshots:
         with locked(self.folder / ".lock"):
             discard(snapshot.folder)
 
+    def sweep(self) -> int:
+        """Remove what is no whole snapshot any more, or of an older form; return its bytes."""
+        if not self.folder.is_dir():
+            return 0
+        freed = 0
+        with locked(self.folder / ".lock"):
+            recover(self.folder)
+            for path in _entries(self.folder):
+                if load(path) is None:
+                    freed += sum(allocated(each) for each in path.rglob("*") if each.is_file())
+                    discard(path)
+        return freed
+
     def limit(self, size: int) -> list[Snapshot]:
-        """Remove the oldest until the rest has at most `size` bytes, but never the newest; return what went."""
+        """Remove the oldest until the rest has at most `size` bytes, but never the newest; return what went.
+
+        What is damaged goes as well: nobody would count it.
+        """
+        self.sweep()
         gone, total = [], 0
         for number, each in enumerate(self.ls()):
             total += each.size
@@ -165,8 +194,12 @@ def whole(folder: Path) -> list[Snapshot]:
     """Return every whole snapshot below a folder, the newest first; names that begin with a point are none."""
     if not folder.is_dir():
         return []
-    found = [load(path) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    found = [load(path) for path in _entries(folder)]
     return sorted((each for each in found if each), key=lambda each: (-each.created, each.folder.name))
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
 def take_place(made: Path, target: Path) -> None:
@@ -184,7 +217,9 @@ def take_place(made: Path, target: Path) -> None:
 def discard(folder: Path) -> None:
     """Remove a snapshot: its name first."""
     gone = folder.with_name(f"{_GONE}{folder.name}")
-    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)  # left by one that was killed here
+    with contextlib.suppress(FileNotFoundError):  # somebody else was at it
+        folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -211,6 +246,9 @@ def describe(folder: Path, needs: Needs) -> None:
 def load(folder: Path) -> Snapshot | None:
     """Return the snapshot in a folder; None where it is not whole (a file is missing or of another length)."""
     try:
+        facts = (folder / DESCRIPTION).lstat()  # a session's VMM can write there what it likes
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MOST:
+            return None
         told = read_json(folder / DESCRIPTION)
         if told["format"] != FORMAT:
             return None

@@ -86,7 +86,10 @@ def _lay(settings: Settings, base: fetch.Base) -> disk.Disk:
 
 
 def _lay_spare(settings: Settings, folder: Path, base: fetch.Base) -> None:
-    """Make the same for the machine that is saved for all: with keys of its own, and no learner's."""
+    """Make the same for the machine that is saved for all: with keys of its own, and no learner's.
+
+    Without it nothing is saved; the session starts all the same.
+    """
     spare = replace(
         settings, vm_data=folder, shared_dir=folder / "shared", hostname="prepared", session_id="prepared",
         authorized_keys=(),
@@ -94,9 +97,11 @@ def _lay_spare(settings: Settings, folder: Path, base: fetch.Base) -> None:
     try:
         spare.shared_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         shutil.copyfile(settings.shared_dir / NETWORK, spare.shared_dir / NETWORK)
-    except OSError as error:
-        raise DozlabError(f"cannot write {spare.shared_dir / NETWORK}: {error.strerror}") from error
-    _lay(spare, base)
+        _lay(spare, base)
+    except (DozlabError, OSError) as error:
+        for part in ("disk", "shared"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+        logger.warning("no snapshot can be prepared: %s", error)
 
 
 def _make_snapshots_folder(settings: Settings) -> None:

@@ -18,18 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from dozlab import values as values_module
-from dozlab.images.snapshots import DESCRIPTION, SIZE_LIMIT, Needs, Snapshot, Snapshots
-from dozlab.lib import files, log, paths
+from dozlab.images.snapshots import DESCRIPTION, SIZE_LIMIT, WORDS, Needs, Snapshot, Snapshots
+from dozlab.lib import files, paths, proc
 from dozlab.lib.errors import BadUsage, DozlabError
+from dozlab.lib.log import last_line
 from dozlab.lib.timeline import Entry
-from dozlab.lib.units import format_seconds, format_size, parse_size
-from dozlab.session import image_choice, operations, planning, preflight, state
+from dozlab.lib.units import MIB, format_seconds, format_size, parse_size
+from dozlab.session import image_choice, operations, planning, preflight, resources, state
 from dozlab.session.layout import Layout, sessions_dir
 from dozlab.session.plan import Plan
 from dozlab.values import Values
 
 PREPARE_LIMIT = 1200.0
 """Seconds until an attempt is given up; booting and saving an emulated guest on a busy machine takes a few minutes."""
+_NICE = 10
+"""Added to the niceness (nice(2)) of what is prepared beside a session that somebody uses."""
 MARK = "preparing.json"
 """File in the state folder of a session of ours: no learner's session is ever taken for one."""
 
@@ -84,7 +87,79 @@ def prepare(raw: dict[str, Any], *, image: str, again: bool, progress: operation
     with _alone(progress):
         _sweep(progress)
         found = None if again else _there(wanted, digest, progress)
-        return Prepared(found, new=False) if found else _make(raw, image, progress, stages)
+        if found:
+            return Prepared(found, new=False)
+        _check_room(wanted)
+        return _make(raw, image, progress, stages)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine's next start brings; an empty text is not known. Binaries by VMM, processors by accelerator."""
+
+    bases: frozenset[str]
+    kit: str
+    binaries: dict[str, str]
+    cpus: dict[str, str]
+
+
+def this_machine() -> Machine:
+    """Look at it; nothing is built or probed."""
+    from dozlab.firecracker_vm.snapshot import cpu
+    from dozlab.firecracker_vm.vmm.qemu import BINARY
+    from dozlab.images import kit
+    from dozlab.images.store import Store
+
+    folder = kit.find(paths.cache() / "kit")
+    programs = {"qemu": shutil.which(BINARY), "firecracker": resources.firecracker_binary(paths.cache())}
+    cpuinfo, kernel = Path("/proc/cpuinfo").read_text(), os.uname().release
+    return Machine(
+        frozenset(each.digest for each in Store(store()).ls()),
+        kit.Kit.load(folder).id if folder else "",
+        {vmm: _build(path) for vmm, path in programs.items() if path},
+        {"kvm": cpu("kvm", cpuinfo, kernel), "tcg": cpu("tcg", cpuinfo, kernel)},
+    )
+
+
+def stale(needs: Needs, machine: Machine) -> str:
+    """Return why no start on this machine can use a snapshot any more; empty where one may. Pure."""
+    if needs.get("base") not in machine.bases:
+        return "its image is gone"
+    now = {
+        "kit": machine.kit,
+        "binary": machine.binaries.get(str(needs.get("vmm"))),
+        "cpu": machine.cpus.get(str(needs.get("accel"))),
+    }
+    for name, value in now.items():
+        if value and needs.get(name, value) != value:
+            return f"it is for another {WORDS[name]}"
+    return ""
+
+
+def _build(path: str | Path) -> str:
+    """Return what tells two builds of a VMM apart, as firecracker-vm does."""
+    found = os.stat(path)
+    return f"{found.st_size} {int(found.st_mtime)}"
+
+
+def log() -> Path:
+    """Return the file that tells of the newest preparing in the background."""
+    return store() / "prepare.log"
+
+
+def beside(work: Callable[[], int]) -> int:
+    """Prepare in a process of its own, which gives way to all that people do here; return its pid.
+
+    :param work: what it does; what that prints is in `log()`
+    """
+    store().mkdir(parents=True, exist_ok=True)
+    files.write_atomic(log(), "", mode=0o600)
+
+    def run() -> int:
+        os.nice(_NICE)
+        return work()
+
+    return proc.fork(run, output=log(), detached=True)
 
 
 def hidden_values(raw: dict[str, Any]) -> dict[str, Any]:
@@ -120,16 +195,30 @@ def _there(values: Values, base: str, progress: operations.Progress) -> Snapshot
 
     kit = Kit.load(ensure(paths.cache() / "kit", progress=progress))
     found = vmm_choice.decide(kit.folder, vmm=values.firecracker.vmm, require_kvm=values.firecracker.require_kvm)
-    binary = os.stat(found.binary)
     machine: Needs = {
         "base": base,
         "kit": kit.id,
         "vmm": found.vmm,
-        "binary": f"{binary.st_size} {int(binary.st_mtime)}",
+        "binary": _build(found.binary),
         "accel": found.accel,
         "cpu": cpu(found.accel, Path("/proc/cpuinfo").read_text(), os.uname().release),
     }
     return next((each for each in candidates if fits(each.needs, values, machine)), None)
+
+
+def _check_room(values: Values) -> None:
+    """Check that the store has room for an attempt, which else fails after minutes.
+
+    :raises DozlabError: when it has not
+    """
+    from dozlab.firecracker_vm.prepare import ROOM
+
+    free, most = shutil.disk_usage(store()).free, values.vm.memory * MIB + ROOM
+    if free < most:
+        raise DozlabError(
+            f"{store()} has {format_size(free)} free, and to prepare this machine may take {format_size(most)}",
+            hint="free some space: dozlab image gc",
+        )
 
 
 def _make(raw: dict[str, Any], image: str, progress: operations.Progress, stages: Stages) -> Prepared:
@@ -190,7 +279,7 @@ def reason(layout: Layout) -> tuple[int, str]:
     if not end:
         return 0, state.died(layout) if layout.state.exists() else f"session {layout.id} was removed meanwhile"
     if end["state"] == "stopped" and end["reason"] == "the guest powered off":  # firecracker-vm ended with status 0
-        return 0, log.last_line(layout.log("firecracker-vm"))
+        return 0, last_line(layout.log("firecracker-vm"))
     return int(end.get("code", 0)), str(end["reason"])
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dozlab.lib import control, files, proc
 from dozlab.lib.errors import DozlabError, NoSuchSession
@@ -19,6 +19,9 @@ from dozlab.lib.timeline import Timeline
 from dozlab.session.layout import Layout, check_id, sessions_dir
 from dozlab.session.ports import Ports
 from dozlab.session.privileges import UID_BASE, UID_COUNT
+
+if TYPE_CHECKING:
+    from dozlab.firecracker_vm.checkpoints import Checkpoints
 
 _ORPHAN_ENDS = 5.0
 """Seconds a process may take to end that was killed, and to let go of its files."""
@@ -56,11 +59,13 @@ class Status:
 
     id: str
     state: str
-    """starting, running, stopping, stopped, failed, or dead (its supervisor was killed)."""
+    """starting, running, paused, stopping, stopped, failed, or dead (its supervisor was killed)."""
     reason: str = ""
+    """Why it ended, or why its machine stands still."""
     urls: dict[str, str] = field(default_factory=dict)
     components: dict[str, Any] = field(default_factory=dict)
     vm: dict[str, Any] = field(default_factory=dict)
+    """What firecracker-vm answers to `status`; of a session that has ended its `checkpoints` alone, where there are."""
     created: float = 0.0
     supervisor: int = 0
     """The supervisor's pid as seen from here; 0 where there is none."""
@@ -172,14 +177,60 @@ async def status(layout: Layout) -> Status:
             reply = await control.call(layout.control, "status", timeout=5)
         except DozlabError:
             return Status(layout.id, "starting", urls=where, created=created)
+        vm = reply.get("vm", {})
         return Status(
-            layout.id, reply["state"], reply.get("reason", ""), where, reply["components"], reply.get("vm", {}),
-            created, peer_pid(layout.control),
+            layout.id, reply["state"], stands_still(layout.id, vm) or reply.get("reason", ""), where,
+            reply["components"], vm, created, peer_pid(layout.control),
         )  # fmt: skip
-    end = files.read_json(layout.end)
-    if end:
-        return Status(layout.id, end["state"], end["reason"], where, created=created)
-    return Status(layout.id, "dead", died(layout), where, created=created)
+    saved = _saved(layout)
+    end = files.read_json(layout.end) or {"state": "dead", "reason": died(layout)}
+    kept: dict[str, Any] = {"checkpoints": saved} if saved else {}
+    return Status(layout.id, end["state"], end["reason"], where, vm=kept, created=created)
+
+
+def stands_still(session_id: str, vm: dict[str, Any]) -> str:
+    """Return why a machine stands still and what lets it go on; empty where it does not. Pure.
+
+    :param vm: what firecracker-vm answers to `status`
+    """
+    words = {
+        "asked": f"by dozlab pause; go on: dozlab resume {session_id}",
+        "idle": "nobody uses it; the next visitor wakes it",
+        "saving": "a checkpoint is being saved",
+        "disk": str(vm.get("reason", "")),
+    }
+    return words.get(str(vm.get("paused", "")), "")
+
+
+def _checkpoints(layout: Layout) -> Checkpoints:
+    from dozlab.firecracker_vm.checkpoints import Checkpoints  # a start needs none
+
+    return Checkpoints(layout.vm_data / "disk/checkpoints", 0)
+
+
+def _saved(layout: Layout) -> list[dict[str, object]]:
+    """Return the checkpoints of a session that has ended, as firecracker-vm tells them of one that runs."""
+    from dozlab.firecracker_vm.checkpoints import shown
+
+    return shown(_checkpoints(layout).ls())
+
+
+def forget(layout: Layout, name: str) -> None:
+    """Remove a checkpoint of a session that does not run.
+
+    :raises DozlabError: when there is none of this name, or the session is being started
+    """
+    folder = _checkpoints(layout).folder
+    if folder.resolve() != sessions_dir().resolve() / folder.relative_to(sessions_dir()):
+        # Its VMM owned these folders: root must not remove what a link points to.
+        raise DozlabError(f"{folder} is not where it should be")
+    try:
+        with files.locked(layout.lock, wait=False):
+            _checkpoints(layout).rm(name)
+    except files.Busy as error:
+        raise DozlabError(
+            f"session {layout.id} is being started by somebody else", hint=f"see it: dozlab status {layout.id}"
+        ) from error
 
 
 def _terminal(layout: Layout) -> dict[str, Any]:

@@ -46,6 +46,17 @@ def workspace(quick: Dozlab) -> Path:
     return quick.state / "dozlab/sessions/page/vm-data/workspace"
 
 
+def editor_goes_on(page: Page, quick: Dozlab) -> None:
+    """The editor is no part of the machine: it serves on, and nobody had to start it again."""
+    status = quick.json("status", "page")
+    assert page.request.get(status["urls"]["vscode"] + "healthz").status == 200
+    assert status["components"]["code-server"]["restarts"] == 0
+
+
+def editor_has_docker(quick: Dozlab) -> bool:
+    return quick.run("exec", "page", "-c", "code-server", "--", "docker", "ps", check=False).returncode == 0
+
+
 def test_a_pause_keeps_shell_program_and_open_files(page: Page, quick: Dozlab) -> None:
     type_line(page, f"{MOUNTED}; kept=yes; echo pid=$$ > /root/pid; exec 3>>/workspace/held && echo held-$((1+1))")
     screen_has(page, "held-2")
@@ -56,6 +67,7 @@ def test_a_pause_keeps_shell_program_and_open_files(page: Page, quick: Dozlab) -
     shown(page, "Paused")
     expect(page.get_by_role("alert")).to_contain_text("Paused. `dozlab resume page` lets it go on")
     page.screenshot(path=EVIDENCE / "machine-paused.png")
+    editor_goes_on(page, quick)
     page.wait_for_timeout(PAUSE)
     before = page.evaluate("window.dozlabScreenText()")
     quick.run("resume", "page")
@@ -102,3 +114,5 @@ def test_a_reset_is_said_and_shell_and_workspace_are_there_again(page: Page, qui
         type_line(page, f"{MOUNTED}; {copy}; echo copied-$((3+3))")
         screen_has(page, "copied-6")
         assert mark.read_text() == "from the editor\n"
+        editor_goes_on(page, quick)
+        until(lambda: editor_has_docker(quick), what="Docker of the machine it was set back to", seconds=300)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +15,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from dozlab import values
+from dozlab.cli.image_commands import prepare_beside
 from dozlab.cli.main import cli
 from dozlab.cli.session_commands import same_machine
 from dozlab.images import snapshots
 from dozlab.images.store import Store
 from dozlab.lib import files
-from dozlab.lib.errors import DozlabError
+from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.lib.units import MIB
-from dozlab.session import operations, preparing, state
+from dozlab.session import operations, preflight, preparing, state
 from dozlab.session.layout import Layout
 from dozlab.session.ports import Ports
 
@@ -72,6 +77,51 @@ def test_rm_takes_what_was_prepared_of_the_image_and_nothing_else(image: str) ->
     prepared(image)
     assert run("image", "rm", "mylab").stdout == "mylab removed (4 B, and 12.0 KiB prepared)\n"
     assert preparing.snapshots().ls() == [other]
+
+
+USED = "of what was prepared is of no use any more"
+
+
+def test_what_no_start_can_use_is_not_listed_as_prepared_and_gc_removes_it(image: str) -> None:
+    """After an update the old ones would take their room until the limit is reached."""
+    usable = prepared(image)
+    prepared(image, memory=512, binary="1 2")
+    prepared("0" * 64, memory=1024)
+    broken = prepared(image, memory=256).folder
+    (broken / snapshots.STATE).unlink()
+
+    listed = run("image", "ls")
+    assert listed.stdout.splitlines()[1].endswith("  2 vCPU 2048 MiB (12.0 KiB)")
+    assert listed.stderr == f"2 {USED} (24.0 KiB): dozlab image gc\n"
+    (told,) = json.loads(run("image", "ls", "-o", "json").stdout)
+    assert {each["memory"]: each["stale"] for each in told["prepared"]} == {
+        2048: "", 512: "it is for another build of the VMM",
+    }  # fmt: skip
+
+    lines = {
+        f"{image[:12]} prepared for 2 vCPU 512 MiB (12.0 KiB): it is for another build of the VMM",
+        "000000000000 prepared for 2 vCPU 1024 MiB (12.0 KiB): its image is gone",
+    }
+    *said, freed = run("image", "gc", "--dry-run").stdout.splitlines()
+    assert (set(said), freed) == (lines, "24.0 KiB would be freed")
+    assert len(preparing.snapshots().ls()) == 3 and broken.exists()
+    *said, freed = run("image", "gc").stdout.splitlines()
+    assert set(said) == lines
+    assert freed.endswith(" KiB freed") and not freed.startswith("24.0 ")  # what is left of the broken one counts
+    assert preparing.snapshots().ls() == [usable] and not broken.exists()
+    assert USED not in run("image", "ls").stderr
+
+
+def test_gc_takes_what_was_prepared_of_an_image_that_goes(image: str) -> None:
+    prepared(image)
+    used = Store(preparing.store()).path(image).with_name("used")
+    used.touch()
+    os.utime(used, (1, 1))
+    for words, verb, left in ((["--dry-run"], "would be freed", 1), ([], "freed", 0)):
+        _, one, last = run("image", "gc", "--all", "--older-than", "1h", *words).stdout.splitlines()
+        assert one == f"{image[:12]} prepared for 2 vCPU 2048 MiB (12.0 KiB): its image is gone"
+        assert last.endswith(verb) and last != f"0 B {verb}"
+        assert len(preparing.snapshots().ls()) == left
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, done: preparing.Prepared | DozlabError) -> list[dict[str, Any]]:
@@ -200,10 +250,118 @@ def test_starts_that_have_nothing_to_tell(monkeypatch: pytest.MonkeyPatch, words
     assert session.cold == [words == ["--cold"]]
 
 
-def test_an_image_that_is_prepared_needs_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared("a" * 64)
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the session tell that it began with a snapshot."""
+
+    async def status(layout: Layout) -> state.Status:
+        return state.Status(layout.id, "running", vm={"restored": True})
+
+    monkeypatch.setattr(state, "status", status)
+
+
+def test_a_session_that_was_restored_needs_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored(monkeypatch)
     Session(monkeypatch, base="a" * 64)
     assert HINT not in run("up").stdout
+
+
+def test_a_snapshot_for_another_machine_is_none_for_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared("a" * 64)
+    Session(monkeypatch, base="a" * 64)
+    last = run("up", "--set", "vm.memory=512").stdout.splitlines()[-1]
+    assert last == f"  {HINT}: dozlab image prepare --set vm.memory=512"
+
+
+class Beside:
+    """Stands for what forks: keeps the work, which a test does itself."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.work: Any = None
+        monkeypatch.setattr(preparing, "beside", lambda work: setattr(self, "work", work))
+
+
+@pytest.mark.parametrize("words", [[], ["--cold"], ["--no-docker-wait"]])
+def test_up_prepares_in_the_background_what_it_had_to_boot(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """However quick the boot was: who asks for it wants it."""
+    beside, calls = Beside(monkeypatch), answer(monkeypatch, preparing.Prepared(one(), True, 84.2))
+    Session(monkeypatch, base="a" * 64, took=2.0)
+    sets = ["--set", "vm.memory=512", "--set", "codeServer.password=pw"]
+    last = run("up", "lab", "--prepare", "--image", "mylab", *sets, *words).stdout.splitlines()[-1]
+    log = preparing.store() / "prepare.log"
+    assert last == f"  {HINT}: the image is being prepared in the background (how it goes: {log})"
+    assert calls == []
+    assert beside.work() == 0
+    assert (calls[0]["raw"]["vm"], calls[0]["image"], calls[0]["again"]) == ({"memory": 512}, "mylab", False)
+    assert "start from it: dozlab up --image mylab --set vm.memory=512" in capfd.readouterr().out
+
+
+def test_what_fails_in_the_background_is_one_line_in_its_log(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    beside = Beside(monkeypatch)
+    answer(monkeypatch, DozlabError("the image could not be prepared: no python3"))
+    Session(monkeypatch, base="a" * 64)
+    run("up", "--prepare")
+    assert beside.work() == 1
+    assert capfd.readouterr().err == "error: the image could not be prepared: no python3\n"
+
+
+@pytest.mark.parametrize("end", ["made", "interrupted"])
+def test_the_whole_way_in_the_background(monkeypatch: pytest.MonkeyPatch, image: str, end: str) -> None:
+    """In a process of its own, with a session that only writes what firecracker-vm would."""
+
+    def start(name: str, _raw: Any, *, make_plan: Any, **_: Any) -> None:
+        if end == "interrupted":
+            raise KeyboardInterrupt
+        layout = Layout(name)
+        plan = make_plan(layout, state.Facts(name, Ports(1, 2, 3), "127.0.0.1", None, 0, 0.0), values.parse({}))
+        out = Path(plan.writable["snapshot"])
+        for each in (snapshots.STATE, snapshots.DISK, snapshots.TOKEN):
+            (out / each).write_bytes(b"x" * 4096)
+        snapshots.describe(out, {"base": image, "cpus": 2, "memory": 2048})
+        layout.logs.mkdir()
+        files.write_json(layout.end, {"state": "stopped", "reason": "the guest powered off"})
+
+    def with_stdout_of_its_own(work: Any) -> int:
+        sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))  # pytest has put others in their place
+        return int(work())
+
+    pids: list[int] = []
+    beside = preparing.beside
+    monkeypatch.setattr(preparing, "beside", lambda work: pids.append(beside(lambda: with_stdout_of_its_own(work))))
+    monkeypatch.setattr(preflight, "check", lambda _values: None)
+    monkeypatch.setattr(preparing, "_there", lambda *_: None)
+    monkeypatch.setattr(operations, "start", start)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1 << 40))
+    log = prepare_beside("mylab", (), ())
+    status = os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1])
+    last = log.read_text().splitlines()[-1]
+    if end == "made":
+        assert status == 0 and last.startswith("mylab for 2 vCPU 2048 MiB (12.0 KiB) prepared in "), log.read_text()
+        assert [each.needs["base"] for each in preparing.snapshots().ls()] == [image]
+    else:
+        assert (status, last) == (130, "interrupted"), log.read_text()
+        assert preparing.snapshots().ls() == []
+    assert state.ids() == []
+
+
+def test_nothing_is_prepared_for_a_session_that_was_restored_or_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = Beside(monkeypatch)
+    Session(monkeypatch, base="a" * 64)
+    Layout("old").state.mkdir(parents=True)
+    assert HINT not in run("up", "old", "--prepare").stdout
+    restored(monkeypatch)
+    assert HINT not in run("up", "new", "--prepare").stdout
+    assert beside.work is None
+
+
+def test_preparing_afterwards_needs_an_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(monkeypatch, base="a" * 64)
+    with pytest.raises(BadUsage, match="leave out --no-wait"):
+        CliRunner().invoke(cli, ["up", "--prepare", "--no-wait"], catch_exceptions=False)
+    assert session.cold == []
 
 
 def test_a_stopped_session_that_starts_again_needs_no_word(monkeypatch: pytest.MonkeyPatch) -> None:

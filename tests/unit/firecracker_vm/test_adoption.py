@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import importlib.util
 import itertools
 import json
-import os
 import socket
 import struct
 import subprocess
@@ -96,7 +94,7 @@ async def test_a_key_opens_and_the_next_one_follows(monkeypatch: pytest.MonkeyPa
     assert "first" not in repr(guest)
 
 
-@pytest.mark.parametrize(("way", "tick", "right"), [(0.001, 0.0, True), (0.001, 0.004, True), (0.015, 0.0, False)])
+@pytest.mark.parametrize(("way", "tick", "right"), [(0.001, 0.0, True), (0.001, 0.004, True), (0.025, 0.0, False)])
 async def test_adoption_alone_tells_whether_the_clock_is_right(
     monkeypatch: pytest.MonkeyPatch, way: float, tick: float, right: bool
 ) -> None:
@@ -183,39 +181,22 @@ def test_sshd_goes_on_when_it_has_what_it_needs_and_the_clock_is_set_last(
     done: list[str] = []
     state = adopt.State("key")
     rows = ["hostname", "authorized_keys", "ssh_host_ed25519_key", "machine-id"]
-    state.table = [[name, f"/{name}", "600"] for name in rows]
-    monkeypatch.setattr(adopt, "reseed", lambda _: done.append("reseed"))
+    state.table = [(name, f"/{name}", 0o600) for name in rows]
+    monkeypatch.setattr(adopt, "reseed", lambda *_: done.append("reseed"))
     monkeypatch.setattr(adopt, "put", lambda _state, path, *_: done.append(path))
     monkeypatch.setattr(adopt, "let_sshd_go", lambda _state, key: done.append(f"sshd with {key.decode()}"))
-    monkeypatch.setattr(adopt, "change_docker_id", lambda _: done.append("docker"))
+    monkeypatch.setattr(adopt, "change_docker_id", lambda _state, new: done.append(new.decode()))
     monkeypatch.setattr(adopt, "set_clock", lambda *_: done.append("clock"))
-    identity = {name: base64.b64encode(name.encode()).decode() for name in rows[1:]}
-    request = {"verb": "adopt", "token": "key", "token_next": "next", "time": 5.0, "entropy": "", "identity": identity}
+    request = {
+        "verb": "adopt", "token": "key", "token_next": "next", "time": 5.0, "entropy": "",
+        "identity": {name: name for name in rows[1:]}, "ids": ["boot", "containerd", "docker"],
+    }  # fmt: skip
     assert adopt.answer(state, json.dumps(request).encode())["ok"] is True
     sshd = "sshd with ssh_host_ed25519_key"
     assert done == [
         "reseed", "/authorized_keys", "/ssh_host_ed25519_key", sshd, "/machine-id", adopt.BOOT_ID, "docker", "clock"
     ]  # fmt: skip
     assert (state.token, state.later) == ("next", [])
-
-
-def test_sshds_start_is_rehearsed_once_adoption_begins(
-    adopt: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    sshd = tmp_path / "sshd"
-    sshd.write_text(f"#!/bin/sh\necho $1 > {tmp_path}/said\n")
-    sshd.chmod(0o700)
-    monkeypatch.setattr(adopt, "SSHD", str(sshd))
-    state = adopt.State("key")
-    state.rehearsal = adopt.rehearse()
-    assert state.rehearsal.poll() is None
-    for name in ("reseed", "change_docker_id"):
-        monkeypatch.setattr(adopt, name, lambda _: None)
-    monkeypatch.setattr(adopt, "write", lambda *_: None)
-    request = {"verb": "adopt", "token": "key", "token_next": "next", "entropy": "", "identity": {}}
-    assert adopt.answer(state, json.dumps(request).encode())["ok"] is True
-    adopt.afterwards(state)
-    assert (state.rehearsal, (tmp_path / "said").read_text()) == (None, "-t\n")
 
 
 @pytest.mark.parametrize(
@@ -261,23 +242,45 @@ def test_an_identity_goes_where_the_table_says_and_nowhere_else(
     (tmp_path / "target").symlink_to("/nonexistent/elsewhere")
     (tmp_path / "table").write_text(f"# name target mode\nkey {tmp_path}/target 600\nhosts {tmp_path}/hosts 644\n")
     monkeypatch.setattr(adopt, "TABLE", str(tmp_path / "table"))
-    adopt.apply_identity({"key": b"secret", "../escape": b"x"})
+    adopt.apply_identity({"key": "secret", "../escape": "x"})
     assert (tmp_path / "target").read_bytes() == b"secret"  # the link is replaced, not followed
     assert (tmp_path / "target").stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["table", "target"]
 
 
-def test_a_file_that_is_open_is_written_in_its_place(adopt: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "hosts").write_bytes(b"a longer one of before\n")
-    before = (tmp_path / "hosts").stat().st_ino
+@pytest.mark.parametrize(
+    ("before", "after", "meanwhile"),
+    [
+        (b"a longer one of before\n", b"lab\n", b"lab" + 20 * b"\n"),
+        (b"lab\n", b"a longer one\n", b"a longer one\n"),
+        (b"1b9d6bcd", b"0f8fad5b", b"0f8fad5b"),
+        (b"1b9d6bcd", b"0f8", b"0f8"),  # no text: no line may be added to it
+        (b"", b"lab\n", b"lab\n"),
+    ],
+)
+def test_a_file_at_hand_is_written_in_its_place(
+    adopt: ModuleType, tmp_path: Path, before: bytes, after: bytes, meanwhile: bytes
+) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(before)
+    number = path.stat().st_ino
     state = adopt.State("key")
-    state.open[str(tmp_path / "hosts")] = os.open(tmp_path / "hosts", os.O_RDWR)
-    adopt.put(state, str(tmp_path / "hosts"), b"lab\n")
+    state.kept[str(path)] = adopt.Kept(str(path))
+    state.kept[str(path)].make_ready()
+    assert path.read_bytes() == before
+    adopt.put(state, str(path), after)
+    assert path.read_bytes() == meanwhile
     adopt.put(state, str(tmp_path / "other"), b"new\n", 0o600)  # was not there when the machine was saved
-    assert ((tmp_path / "hosts").read_bytes(), (tmp_path / "hosts").stat().st_ino) == (b"lab\n", before)
     assert ((tmp_path / "other").read_bytes(), (tmp_path / "other").stat().st_mode & 0o777) == (b"new\n", 0o600)
     adopt.afterwards(state)
-    assert state.open == {}
+    assert (path.read_bytes(), path.stat().st_ino, state.kept) == (after, number, {})
+
+
+def test_no_link_is_kept_at_hand(adopt: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_text("theirs\n")
+    with pytest.raises(OSError, match="symbolic links"):
+        adopt.Kept(str(tmp_path / "resolv.conf"))
 
 
 SSHD = """
@@ -319,16 +322,16 @@ def test_a_return_to_a_checkpoint_lets_todays_keys_in(adopt: ModuleType, monkeyp
     """The session may have been started again since, with another client key."""
     done: list[Any] = []
     monkeypatch.setattr(adopt, "set_clock", lambda _, request: done.append(request["time"]))
-    monkeypatch.setattr(adopt, "reseed", done.append)
+    monkeypatch.setattr(adopt, "reseed", lambda _, entropy: done.append(entropy))
     monkeypatch.setattr(adopt, "apply_identity", done.append)
     monkeypatch.setattr(adopt, "touch_workspace", lambda: None)
     request = {
-        "verb": "refresh", "token": "key", "time": 5.0, "entropy": base64.b64encode(b"noise").decode(),
-        "identity": {"authorized_keys": base64.b64encode(b"new key").decode()},
+        "verb": "refresh", "token": "key", "time": 5.0, "entropy": b"noise".hex(),
+        "identity": {"authorized_keys": "new key"},
     }  # fmt: skip
     state = adopt.State("key")
     assert adopt.answer(state, json.dumps(request).encode())["ok"] is True
-    assert done == [5.0, b"noise", {"authorized_keys": b"new key"}]
+    assert done == [5.0, b"noise", {"authorized_keys": "new key"}]
     assert state.token == "key"
 
 

@@ -154,6 +154,14 @@ async def test_answers_that_are_cut_or_not_http(raw: bytes, tmp_path: Path) -> N
             await FirecrackerApi(tmp_path / "s").connect()
 
 
+@pytest.mark.parametrize("body", [b"{}", b'{"firecracker_version": "latest"}', b"[]"])
+async def test_a_server_without_a_version_is_one_line(body: bytes, tmp_path: Path) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    async with await _answer_with(raw, tmp_path / "s"):
+        with pytest.raises(DozlabError, match="tells no version: not a Firecracker version"):
+            await FirecrackerApi(tmp_path / "s").connect()
+
+
 async def test_a_version_without_acpi_is_refused(tmp_path: Path) -> None:
     body = b'{"firecracker_version": "1.7.0"}'
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from dozlab.firecracker_vm.machine import Drive, Spec
+from dozlab.firecracker_vm.prepared import Prepared
 from dozlab.firecracker_vm.probe import Decision
+from dozlab.firecracker_vm.settings import Settings
 from dozlab.firecracker_vm.snapshot import SessionDisk, cpu, needs
-from dozlab.images.snapshots import Snapshot, Unfit
+from dozlab.images import snapshots
+from dozlab.images.snapshots import Snapshot, Snapshots, Unfit
 
 CPUINFO = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -154,3 +157,34 @@ def test_the_processor_counts_with_kvm_alone() -> None:
     for old, new in (("sse", "sse2"), ("0x1", "0x2"), ("143", "85")):
         assert cpu("kvm", CPUINFO.replace(old, new), "6.1") != one
     assert cpu("kvm", CPUINFO, "6.2") != one
+
+
+def test_a_boot_in_place_of_a_snapshot_has_its_reason(disk: Path, tmp_path: Path) -> None:
+    """It is shown with the boot; where nobody has prepared the image, or once the disk was used, there is none."""
+    (tmp_path / "manifest.json").write_text('{"id": "kit"}')
+    (tmp_path / "rootfs.json").write_text('{"digest": "base"}')
+    store = tmp_path / "snapshots"
+    settings = Settings.from_env({
+        "SESSION_ID": "lab", "SHARED_DIR": str(tmp_path), "KIT_DIR": str(tmp_path), "VM_DATA": str(tmp_path),
+        "SNAPSHOTS_DIR": str(store), "TAP_DEVICE_NAME": "lo",
+    })  # fmt: skip
+    prepared = Prepared(settings, Decision("qemu", "tcg", "/bin/sh", ""))
+    spec = Spec(disk, disk, "", (Drive("vdc", disk, False),), 2, 256)
+
+    def reason() -> str:
+        prepared.begin(spec)
+        assert prepared.find(spec) is None
+        return prepared.booted
+
+    assert reason() == ""
+    made = tmp_path / "made"
+    made.mkdir()
+    for name in (snapshots.STATE, snapshots.DISK, snapshots.TOKEN):
+        (made / name).write_bytes(b"x" * 4096)
+    snapshots.describe(made, {**prepared.prepared_needs(spec), "memory": 512})
+    added = Snapshots(store).add(made)
+    assert reason() == "the prepared snapshot is for another memory in MiB (512, not 256)"
+    added.folder.rename(store / snapshots.key(prepared.prepared_needs(spec)))  # forged, or half written
+    assert reason().endswith(" is damaged")
+    mounted(disk)
+    assert reason() == ""

@@ -73,13 +73,36 @@ def test_a_session_with_a_disk_of_its_own_needs_no_spare_machine(
     assert not (tmp_path / "prepare").exists()
 
 
-def test_without_network_setup_a_spare_machine_is_not_possible(
-    web: Web, image: bytes, environ: Environ, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def no_network(_folder: Path, shared: Path) -> None:
+    (shared / "network.json").unlink()
+
+
+def no_folder(folder: Path, _shared: Path) -> None:
+    folder.write_text("")
+
+
+def a_foreign_disk(folder: Path, _shared: Path) -> None:
+    (folder / "disk").mkdir(parents=True)
+    (folder / "disk/session.ext4").write_text("")
+
+
+@pytest.mark.parametrize("spoil", [no_network, no_folder, a_foreign_disk])
+def test_a_spare_machine_that_cannot_be_made_is_no_failure_of_the_session(
+    web: Web, image: bytes, environ: Environ, tmp_path: Path, spoil: Callable[[Path, Path], None],
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """And nothing of it is there, so that nobody tries to boot it."""
     web.pages["/i"] = Page(image)
-    env = environ(IMAGE_DOWNLOAD_URL=web.url + "/i", PREPARE_DIR=str(tmp_path / "prepare"))
-    assert main([], env) == 1
-    assert "network.json" in capsys.readouterr().err.splitlines()[-1]
+    folder = tmp_path / "prepare"
+    env = environ(IMAGE_DOWNLOAD_URL=web.url + "/i", PREPARE_DIR=str(folder))
+    shared = Path(env["SHARED_DIR"])
+    (shared / "network.json").write_text("{}")
+    spoil(folder, shared)
+    assert main([], env) == 0
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "WARNING" in line]
+    assert "no snapshot can be prepared: " in line
+    assert (shared / "rootfs.json").exists()
+    assert not folder.is_dir() or list(folder.iterdir()) == []
 
 
 def test_a_failure_is_one_line_and_in_the_timeline(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dozlab import values
+from dozlab.firecracker_vm import snapshot
+from dozlab.firecracker_vm.machine import Drive, Spec
+from dozlab.firecracker_vm.probe import Decision
 from dozlab.images import snapshots
 from dozlab.lib import files
 from dozlab.lib.errors import DozlabError
@@ -98,6 +103,39 @@ def test_a_snapshot_of_another_machine_does_not_fit(change: dict[str, str | int]
     assert not preparing.fits(needs(**change), values.parse(raw), MACHINE)
 
 
+NOW = preparing.Machine(frozenset(["b" * 64]), "k", {"qemu": "1 2"}, {"tcg": "max", "kvm": "host"})
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, ""),
+        ({"memory": 1, "cpus": 7, "disk": 3, "cmdline": "x"}, ""),  # a session may well be given these
+        ({"vmm": "firecracker", "binary": "3 4", "accel": "kvm", "cpu": "host"}, ""),  # not known: it is not installed
+        ({"base": "c" * 64}, "its image is gone"),
+        ({"kit": "older"}, "it is for another boot kit"),
+        ({"binary": "3 4"}, "it is for another build of the VMM"),
+        ({"accel": "kvm", "cpu": "another"}, "it is for another CPU"),
+    ],
+)
+def test_what_no_start_here_can_use(change: dict[str, str | int], why: str) -> None:
+    assert preparing.stale(needs(**change), NOW) == why
+
+
+def test_this_machine_says_what_firecracker_vm_says(tmp_path: Path) -> None:
+    """Otherwise all that is prepared would be of no use, or nothing."""
+    session = tmp_path / "session.ext4"
+    session.write_bytes(b"x")
+    (tmp_path / "manifest.json").write_text('{"id": "kit"}')
+    for vmm, accel, binary in (("qemu", "tcg", shutil.which("qemu-system-x86_64")), ("qemu", "kvm", "/bin/sh")):
+        decision = Decision(vmm, accel, str(binary), "")  # type: ignore[arg-type]
+        spec = Spec(session, session, "", (Drive("vdc", session, False),), 1, 1)
+        told = snapshot.needs(decision, spec, base="b" * 64, kit=tmp_path, told_kernel=False)
+        machine = preparing.this_machine()
+        assert machine.cpus[accel] == told["cpu"]
+        assert (machine.binaries["qemu"] == told["binary"]) == (binary != "/bin/sh")
+
+
 def test_words_for_a_snapshot(tmp_path: Path) -> None:
     made = snapshots.Snapshot(tmp_path, needs(), 0.0, 412 << 20)
     assert preparing.describe(made) == "2 vCPU 2048 MiB (412 MiB)"
@@ -173,7 +211,8 @@ def left(home: Path) -> list[str]:
     return [path.name for folder in folders if folder.exists() for path in folder.iterdir() if "prepare-" in path.name]
 
 
-def attempt(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> preparing.Prepared:
+def attempt(monkeypatch: pytest.MonkeyPatch, outcome: Any, free: int = 1 << 40) -> preparing.Prepared:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
     monkeypatch.setattr(preflight, "check", lambda _values: None)
     monkeypatch.setattr(image_choice, "choose", lambda *_: ("file:///x", "b" * 64))
     monkeypatch.setattr(preparing, "_there", lambda *_: None)
@@ -205,6 +244,13 @@ def test_an_attempt_that_is_cut_short_leaves_nothing(
     with pytest.raises(type(error)):
         attempt(monkeypatch, start)
     assert left(home) == [] and preparing.snapshots().ls() == []
+
+
+def test_a_full_disk_is_told_before_anything_is_booted(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    started: list[object] = []
+    with pytest.raises(DozlabError, match=r"has 2\.0 GiB free, .* may take 2\.5 GiB; free some space: dozlab image gc"):
+        attempt(monkeypatch, started.append, free=2 << 30)
+    assert started == [] and left(home) == []
 
 
 def test_a_vm_that_fails_is_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
@@ -248,3 +294,18 @@ def test_older_snapshots_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     done = attempt(monkeypatch, start)
     assert [each.needs["memory"] for each in done.gone] == [512]
     assert preparing.snapshots().ls() == [done.snapshot]
+
+
+def test_what_is_prepared_beside_gives_way_and_tells_in_its_log(home: Path) -> None:
+    preparing.store().mkdir(parents=True)
+    preparing.log().write_text("of another time\n")
+
+    def work() -> int:
+        os.write(1, f"{os.nice(0)} {os.getsid(0) == os.getpid()}\n".encode())
+        return 3
+
+    nice = os.nice(0)
+    pid = preparing.beside(work)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    assert preparing.log().read_text() == f"{min(nice + 10, 19)} True\n"
+    assert preparing.log().stat().st_mode & 0o777 == 0o600

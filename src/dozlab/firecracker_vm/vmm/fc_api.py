@@ -108,10 +108,13 @@ class FirecrackerApi:
         """Ask for the version, which later bodies are built for.
 
         :raises OSError: while nobody listens yet
-        :raises DozlabError: when it is too old
+        :raises DozlabError: when it is too old, or tells none
         """
         answer = await self._request("GET", "/version", None)
-        self.version = parse_version(str(answer.get("firecracker_version", "")))
+        try:
+            self.version = parse_version(str(answer.get("firecracker_version", "")))
+        except ValueError as error:
+            raise DozlabError(f"what answers as Firecracker tells no version: {error}") from error
         if self.version < _ANY:
             raise DozlabError(
                 f"Firecracker {dotted(self.version)} is too old: {dotted(_ANY)} is the first with ACPI",

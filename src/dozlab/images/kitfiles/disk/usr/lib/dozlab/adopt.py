@@ -2,19 +2,20 @@
 
 Started by systemd at the first request. One JSON object a line, one request a connection, each with the key of the day:
 the one it was booted with until adoption, then the session's. Python 3.10 or newer, nothing else.
+What adoption runs is plain on purpose: the first time it meets code after a restore, an emulated processor is slow.
 Sources: random(4) for RNDADDENTROPY and RNDRESEEDCRNG, proc(5) for /proc/PID/mem, machine-id(5),
 systemd-random-seed(8), tcp(7) and linux/tcp.h for TCP_INFO.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import ctypes
 import fcntl
 import glob
 import hmac
 import json
+import mmap
 import os
 import re
 import signal
@@ -25,16 +26,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any, BinaryIO
 
 IDENTITY = "/run/dozlab/identity"
 TABLE = "/usr/lib/dozlab/identity"
 SERVICES = ("ssh.service", "sshd.service")
 """Held while the machine is saved: nobody must meet the snapshot's host key. They read the new one when let go."""
-SSHD = "/usr/sbin/sshd"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
-AUTHORIZED_KEYS = "authorized_keys"
+SSHD_NEEDS = ("authorized_keys", "ssh_host_ed25519_key")
 SOCKETS = ("ssh.socket", "sshd.socket")
 """Stopped before the machine is saved, started again by adoption."""
 ENGINE_ID = "/var/lib/docker/engine-id"
@@ -51,7 +50,47 @@ KEY_PATIENCE = 10.0
 QUIET = 0.5
 """Seconds without a request after adoption until the rest is done."""
 PATIENCE = 90.0
+TEN_SECONDS = struct.pack("ll", 10, 0)
+"""A struct timeval, for who connects and says nothing."""
+FIRST, AS_ALL = os.sched_param(1), os.sched_param(0)
+DECODER = json.JSONDecoder()
 libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Kept:
+    """A file that adoption rewrites: open, in our memory, and its page ready to be written to.
+
+    A write(2) takes an emulated machine 40 ms, the first time; a change of this memory takes none.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        self.length = os.fstat(self.file).st_size
+        """What it has once it is `done`."""
+        self.memory = mmap.mmap(self.file, 0) if self.length else None
+
+    def make_ready(self) -> None:
+        """Have the kernel do now what it does at the first write (page_mkwrite)."""
+        if self.memory:
+            self.memory[:1] = self.memory[:1]
+
+    def put(self, data: bytes) -> None:
+        """Change what it holds. A shorter text has empty lines at its end until it is `done`."""
+        text = data.endswith(b"\n")
+        if self.memory and (len(data) == len(self.memory) or (text and len(data) < len(self.memory))):
+            self.memory[:] = data.ljust(len(self.memory), b"\n")
+        else:
+            os.pwrite(self.file, data, 0)
+            os.ftruncate(self.file, len(data))
+        self.length = len(data)
+
+    def done(self) -> None:
+        """Cut what is too long, and let go of it."""
+        if self.memory:
+            self.memory.close()
+        if os.fstat(self.file).st_size != self.length:
+            os.ftruncate(self.file, self.length)
+        os.close(self.file)
 
 
 class State:
@@ -64,15 +103,14 @@ class State:
         """Processes that are stopped until adoption."""
         self.key_pipe = -1
         """Where sshd waits for its host key."""
-        self.rehearsal: subprocess.Popen[bytes] | None = None
-        """Starts sshd for nothing once its standard input ends."""
         self.docker: list[tuple[int, int]] = []
         """(/proc/PID/mem, address) of each place that holds Docker's id."""
         self.docker_id = b""
-        self.table: list[list[str]] = []
+        self.table: list[tuple[str, str, int]] = []
         """What `table` returns."""
-        self.open: dict[str, int] = {}
-        """Files that adoption rewrites, open already: to look for one takes an emulated machine milliseconds."""
+        self.kept: dict[str, Kept] = {}
+        """Path -> a file that adoption rewrites."""
+        self.random = os.open("/dev/urandom", os.O_RDWR)
         self.later: list[str] | None = None
         """Units to start once adoption has been answered."""
         self.connection: socket.socket | None = None
@@ -92,7 +130,7 @@ def run(*words: str, check: bool = True) -> str:
     return done.stdout
 
 
-def prepare(state: State, request: Request) -> Request:
+def prepare(state: State, _request: Request) -> Request:
     """Wait until nothing is left to start, close what only a session may open, and look where Docker keeps its id."""
     deadline = time.monotonic() + PATIENCE
     while run("systemctl", "list-jobs", "--no-legend", check=False).strip():
@@ -117,28 +155,16 @@ def prepare(state: State, request: Request) -> Request:
     state.table = table()
     for path in (*(target for _, target, _ in state.table), ENGINE_ID, CONTAINERD_ID, BOOT_ID):
         with contextlib.suppress(OSError):
-            state.open[path] = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            state.kept[path] = Kept(path)
     for name in os.listdir(IDENTITY):
         if name != "token":
             os.unlink(os.path.join(IDENTITY, name))
-    if request.get("rehearse"):
-        state.rehearsal = rehearse()
     os.sync()
+    for kept in state.kept.values():
+        kept.make_ready()
+    with contextlib.suppress(OSError):  # before whatever else wakes in a restored machine
+        os.sched_setscheduler(0, os.SCHED_FIFO, FIRST)
     return {}
-
-
-def rehearse() -> subprocess.Popen[bytes]:
-    """Have a process wait that goes through sshd's start (its test mode) once it is told to.
-
-    An emulated processor is slow the first time it meets code after a restore. So another one of the machine's
-    processors meets sshd's while this one adopts, and the first connection finds it known.
-    """
-    return subprocess.Popen(
-        ["/bin/sh", "-c", f"read line; exec {SSHD} -t"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
 
 
 def hide_boot_id() -> None:
@@ -148,10 +174,11 @@ def hide_boot_id() -> None:
         raise OSError(ctypes.get_errno(), "boot_id: " + os.strerror(ctypes.get_errno()))
 
 
-def table() -> list[list[str]]:
+def table() -> list[tuple[str, str, int]]:
     """Return (name, where it belongs, mode) of each file of an identity."""
     with open(TABLE) as rows:
-        return [line.split() for line in rows if not line.startswith("#")]
+        found = (line.split() for line in rows if not line.startswith("#"))
+        return [(name, target, int(mode, 8)) for name, target, mode in found]
 
 
 def wait_for_key(sshds: list[int]) -> int:
@@ -233,11 +260,10 @@ def search(memory: BinaryIO, start: int, end: int, word: bytes) -> list[int]:
     return offsets
 
 
-def change_docker_id(state: State) -> None:
+def change_docker_id(state: State, new: bytes) -> None:
     """Give Docker a new id, in its file and in the running daemon's memory: a restart would take longer than a boot."""
     if not state.docker_id:
         return
-    new = str(uuid.uuid4()).encode()
     put(state, ENGINE_ID, new)
     for memory, address in state.docker:
         if os.pread(memory, len(new), address) == state.docker_id:
@@ -261,11 +287,10 @@ def since_request(state: State) -> float:
     return int.from_bytes(told[LAST_DATA_RECV], sys.byteorder) / 1000.0
 
 
-def reseed(entropy: bytes) -> None:
+def reseed(state: State, entropy: bytes) -> None:
     """Give the kernel's generator what no other copy has, and make it use that at once."""
-    with open("/dev/urandom", "rb+", buffering=0) as device:
-        fcntl.ioctl(device, RNDADDENTROPY, struct.pack("ii", 8 * len(entropy), len(entropy)) + entropy)
-        fcntl.ioctl(device, RNDRESEEDCRNG)
+    fcntl.ioctl(state.random, RNDADDENTROPY, struct.pack("ii", 8 * len(entropy), len(entropy)) + entropy)
+    fcntl.ioctl(state.random, RNDRESEEDCRNG)
 
 
 def adopt(state: State, request: Request) -> Request:
@@ -274,25 +299,18 @@ def adopt(state: State, request: Request) -> Request:
 
     No program is started: that takes an emulated machine a tenth of a second each.
     """
-    if state.rehearsal and state.rehearsal.stdin:
-        state.rehearsal.stdin.close()
-    reseed(base64.b64decode(request["entropy"]))
+    reseed(state, bytes.fromhex(request["entropy"]))
     state.token = request["token_next"]
-    identity = decoded(request["identity"])
-    sshd_needs = {
-        name: identity.pop(name) for name in (AUTHORIZED_KEYS, os.path.basename(HOST_KEY)) if name in identity
-    }
-
-    def lay(path: str, data: bytes, mode: int) -> None:
-        put(state, path, data, mode)
-
-    apply_identity(sshd_needs, lay, state.table)
-    let_sshd_go(state, sshd_needs.get(os.path.basename(HOST_KEY), b""))
-    apply_identity(identity, lay, state.table)
-    put(state, BOOT_ID, (str(uuid.uuid4()) + "\n").encode(), 0o444)
-    if CONTAINERD_ID in state.open:
-        put(state, CONTAINERD_ID, str(uuid.uuid4()).encode())
-    change_docker_id(state)
+    identity = request["identity"]
+    sshd_needs = {name: identity.pop(name) for name in SSHD_NEEDS if name in identity}
+    apply_identity(sshd_needs, state)
+    let_sshd_go(state, sshd_needs.get(SSHD_NEEDS[1], "").encode())
+    apply_identity(identity, state)
+    boot, containerd, docker = request["ids"]
+    put(state, BOOT_ID, boot.encode() + b"\n", 0o444)
+    if CONTAINERD_ID in state.kept:
+        put(state, CONTAINERD_ID, containerd.encode())
+    change_docker_id(state, docker.encode())
     later = [*state.sockets]
     if request.get("env"):
         write("/run/dozlab/env", request["env"].encode())
@@ -302,40 +320,28 @@ def adopt(state: State, request: Request) -> Request:
     return {"docker": bool(state.docker_id)}
 
 
-def decoded(identity: dict[str, str]) -> dict[str, bytes]:
-    """Return name -> content."""
-    return {name: base64.b64decode(text) for name, text in identity.items()}
-
-
-def apply_identity(
-    files: dict[str, bytes],
-    lay: Callable[[str, bytes, int], None] | None = None,
-    rows: list[list[str]] | None = None,
-) -> None:
-    """Put the files where they belong, as apply-identity does at a boot.
-
-    :param lay: writes one file (path, content, mode); `write` where it is not told
-    :param rows: what `table` returns
-    """
-    lay = lay or write
-    for name, target, mode in table() if rows is None else rows:
+def apply_identity(files: dict[str, str], state: State | None = None) -> None:
+    """Put files (name -> content) where they belong, as apply-identity does at a boot; some are at hand in `state`."""
+    for name, target, mode in state.table if state else table():
         if name in files:
-            lay(target, files[name], int(mode, 8))
+            if state:
+                put(state, target, files[name].encode(), mode)
+            else:
+                write(target, files[name].encode(), mode)
     if "hostname" in files:
-        with open("/proc/sys/kernel/hostname", "wb") as file:
-            file.write(files["hostname"])
+        socket.sethostname(files["hostname"].strip())
 
 
 def afterwards(state: State) -> None:
     """What a session need not wait for."""
     units, state.later = state.later or [], None
-    for file in {*state.open.values(), *(memory for memory, _ in state.docker)}:
-        os.close(file)
-    state.open, state.docker = {}, []
-    if state.rehearsal:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            state.rehearsal.wait(PATIENCE)
-        state.rehearsal = None
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, AS_ALL)
+    for kept in state.kept.values():
+        kept.done()
+    for memory in {memory for memory, _ in state.docker}:
+        os.close(memory)
+    state.kept, state.docker = {}, []
     try:
         write("/var/lib/systemd/random-seed", os.urandom(512), 0o600)
         if units:
@@ -347,8 +353,8 @@ def afterwards(state: State) -> None:
 def refresh(state: State, request: Request) -> Request:
     """Go on after a return to a checkpoint: the same machine, but later, with other random numbers and today's keys."""
     set_clock(state, request)
-    reseed(base64.b64decode(request["entropy"]))
-    apply_identity(decoded(request["identity"]))
+    reseed(state, bytes.fromhex(request["entropy"]))
+    apply_identity(request["identity"])
     threading.Thread(target=touch_workspace, daemon=True).start()
     return {}
 
@@ -365,12 +371,7 @@ def clock(state: State, request: Request) -> Request:
     return {}
 
 
-VERBS: dict[str, Callable[[State, Request], Request]] = {
-    "prepare": prepare,
-    "adopt": adopt,
-    "refresh": refresh,
-    "clock": clock,
-}
+VERBS = {"prepare": prepare, "adopt": adopt, "refresh": refresh, "clock": clock}
 
 
 def read(path: str) -> str:
@@ -383,14 +384,11 @@ def read(path: str) -> str:
 
 
 def put(state: State, path: str, data: bytes, mode: int = 0o644) -> None:
-    """Write a file in its place where it is open already, which is quicker than `write`; nobody reads it yet."""
-    file = state.open.get(path)
-    if file is None:
+    """Write a file in its place where it is kept at hand, which is quicker than `write`; nobody reads it yet."""
+    if path in state.kept:
+        state.kept[path].put(data)
+    else:
         write(path, data, mode)
-        return
-    os.pwrite(file, data, 0)
-    if os.fstat(file).st_size != len(data):
-        os.ftruncate(file, len(data))
 
 
 def write(path: str, data: bytes, mode: int = 0o644) -> None:
@@ -408,7 +406,8 @@ def write(path: str, data: bytes, mode: int = 0o644) -> None:
 def answer(state: State, line: bytes) -> Request:
     """Return the answer to one request."""
     try:
-        request = json.loads(line)
+        # Not json.loads, which looks for white space with a regular expression.
+        request, _ = DECODER.raw_decode(line.decode())
         if not hmac.compare_digest(str(request.get("token", "")), state.token):
             return {"ok": False, "error": "not the key of this machine"}
         return {"ok": True, **VERBS[request["verb"]](state, request), "time": time.time()}
@@ -437,7 +436,7 @@ def main() -> None:
             afterwards(state)
             continue
         with connection:
-            connection.settimeout(10.0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, TEN_SECONDS)
             state.connection = connection
             try:
                 connection.sendall(json.dumps(answer(state, request_line(connection))).encode() + b"\n")
