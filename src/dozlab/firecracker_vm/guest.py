@@ -11,6 +11,8 @@ from typing import TypeVar
 _T = TypeVar("_T")
 _CONNECT = 3.0
 """Seconds a connection may take: the guest's kernel makes it, without its programs."""
+_SELDOM = 0.5
+"""Seconds between tries, at the most, while there is patience."""
 _ANSWER = 30.0
 """Seconds until the first words: to hang up on a slow guest and ask again makes it slower yet."""
 
@@ -70,7 +72,8 @@ async def wait_until(
 ) -> _T:
     """Return the first answer of `check` that is not empty.
 
-    :param pause: seconds between tries; doubled up to 15 once `patience` seconds have passed
+    :param pause: seconds between the first tries; a tenth of the time so far where that is longer, up to _SELDOM.
+        Doubled up to 15 once `patience` seconds have passed
     :param late: called once when `patience` has passed
     """
     loop = asyncio.get_running_loop()
@@ -81,5 +84,6 @@ async def wait_until(
                 told = True
                 late()
             pause = min(pause * 2, 15.0)
-        await asyncio.sleep(pause)
+        # Who has waited long can wait a little longer: each try is work for a guest that may be one of many.
+        await asyncio.sleep(max(pause, min((loop.time() - start) / 10, _SELDOM)))
     return answer

@@ -369,7 +369,7 @@ class Supervisor:
         await self._clock_right.wait()
 
     async def _watch_ssh(self) -> None:
-        await self._going.wait()
+        await self._init.wait()  # a restored sshd waits for adoption, too
         host, port, accel = str(self.settings.vm_ip), self.settings.vm_ssh_port, self.decision.accel
 
         def late() -> None:
@@ -378,7 +378,7 @@ class Supervisor:
 
         greeting = await guest.wait_until(
             lambda: guest.ssh_greets(host, port),
-            pause=SOON if self.machine.restored or not self._init.is_set() else POLL[accel],
+            pause=SOON if self.machine.restored else POLL[accel],
             patience=READY[accel],
             late=late,
         )
