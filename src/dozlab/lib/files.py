@@ -7,7 +7,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,22 @@ def sync_dir(path: Path) -> None:
 def allocated(path: Path) -> int:
     """Return the bytes a file takes on its disk: fewer than its length where it has holes (stat(2), st_blocks)."""
     return path.stat().st_blocks * 512
+
+
+def versions(paths: Iterable[str | Path]) -> tuple[tuple[int, int, int], ...]:
+    """Return what changes when one of the files does: inode, time (ns) and size; zeros for one that is not there.
+
+    A Kubernetes volume swaps a symbolic link, which stat(2) follows.
+    """
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            found.append((0, 0, 0))
+            continue
+        found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
 
 
 def copy_sparse(source: Path, target: Path) -> None:

@@ -24,8 +24,6 @@ NAMES = ("tls.key", "tls.crt")
 LOOK = 10.0
 """Seconds between two looks at the user's files."""
 
-State = tuple[tuple[int, int, int], ...]
-
 
 def check(tls: Tls) -> None:
     """Raise when the files cannot serve, before anything of a session is made.
@@ -51,13 +49,14 @@ class Copies:
     def __init__(self, sources: list[str], shared: Path, uid: int | None) -> None:
         self._sources = [Path(source) for source in sources]
         self._shared, self._uid = shared, uid
-        self._seen = self._state()
+        self._seen = files.versions(self._sources) if self._laid() else ()
 
     def lay(self) -> None:
         """Copy them.
 
         :raises DozlabError: when one cannot be read
         """
+        self._seen = files.versions(self._sources)
         try:
             for name, source in zip(NAMES, self._sources, strict=False):
                 files.write_atomic(self._shared / name, source.read_bytes(), mode=0o600, owner=self._uid)
@@ -66,10 +65,8 @@ class Copies:
 
     def look(self) -> None:
         """Copy them again when they have changed. What cannot be read is said once, and the old pair stays."""
-        state = self._state()
-        if state == self._seen:
+        if files.versions(self._sources) == self._seen:
             return
-        self._seen = state
         try:
             self.lay()
         except DozlabError as error:
@@ -83,14 +80,10 @@ class Copies:
             await asyncio.sleep(LOOK)
             self.look()
 
-    def _state(self) -> State:
-        """Return what changes with the files."""
-        found = []
-        for path in self._sources:
-            try:
-                status = path.stat()
-            except OSError:
-                found.append((0, 0, 0))
-                continue
-            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return tuple(found)
+    def _laid(self) -> bool:
+        """Tell whether the copies are what the files hold, which may have been renewed since somebody copied them."""
+        try:
+            pairs = [(self._shared / name, source) for name, source in zip(NAMES, self._sources, strict=False)]
+            return all(copy.read_bytes() == source.read_bytes() for copy, source in pairs)
+        except OSError:
+            return False

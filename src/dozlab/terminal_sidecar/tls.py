@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from typing import TYPE_CHECKING
 
 from dozlab.lib.errors import DozlabError
+from dozlab.lib.files import versions
 
 if TYPE_CHECKING:
     import ssl
@@ -26,7 +26,7 @@ class Certificate:
 
     def __init__(self, cert: str, key: str) -> None:
         self._cert, self._key = cert, key
-        self._seen = self._state()
+        self._seen = versions((cert, key))
         self.context = self._load()
 
     def _load(self) -> ssl.SSLContext:
@@ -45,21 +45,9 @@ class Certificate:
             ) from error
         return context
 
-    def _state(self) -> tuple[tuple[int, int, int], ...]:
-        """Return what changes with the files; a Kubernetes volume swaps a symbolic link, which stat(2) follows."""
-        found = []
-        for path in (self._cert, self._key):
-            try:
-                status = os.stat(path)
-            except OSError:
-                found.append((0, 0, 0))
-                continue
-            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return tuple(found)
-
     def look(self) -> None:
         """Take a changed pair of files into use. A pair that does not fit is said once, and the old one goes on."""
-        state = self._state()
+        state = versions((self._cert, self._key))
         if state == self._seen:
             return
         self._seen = state

@@ -102,6 +102,20 @@ async def test_without_a_certificate_nothing_is_looked_after(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_renewed_while_the_session_started_is_copied_too(tmp_path: Path) -> None:
+    """The launcher copies, and the supervisor watches, some time later."""
+    cert, key = pair(tmp_path, "one")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    certificate.Copies([key, cert], shared, None).lay()
+    before = (shared / "tls.crt").read_bytes()
+    certificate.Copies([key, cert], shared, None).look()
+    assert (shared / "tls.crt").read_bytes() == before
+    Path(cert).write_bytes(b"renewed")
+    certificate.Copies([key, cert], shared, None).look()
+    assert (shared / "tls.crt").read_bytes() == b"renewed"
+
+
 def test_the_copies_are_the_sessions_own_from_the_start(tmp_path: Path) -> None:
     """Given by descriptor: in that user's folder a path may lead elsewhere a moment later."""
     cert, key = pair(tmp_path / "a")
