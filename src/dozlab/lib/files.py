@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -87,6 +88,21 @@ def versions(paths: Iterable[str | Path]) -> tuple[tuple[int, int, int], ...]:
             continue
         found.append((status.st_ino, status.st_mtime_ns, status.st_size))
     return tuple(found)
+
+
+def scratch(folder: Path, size: int) -> mmap.mmap:
+    """Return `size` bytes of memory that is a file without a name: its room is taken now, and free once nobody has it.
+
+    :raises OSError: the folder cannot be written, or has not so much room
+    """
+    name = folder / f".scratch.{os.urandom(8).hex()}"
+    file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        name.unlink()
+        os.posix_fallocate(file, 0, size)  # a write to memory that has no room is a SIGBUS
+        return mmap.mmap(file, size)
+    finally:
+        os.close(file)
 
 
 def copy_sparse(source: Path, target: Path) -> None:

@@ -1,7 +1,8 @@
-"""What a terminal has printed, in bounded memory, addressed by byte offset. Pure."""
+"""What a terminal has printed, in bounded memory or a file of that size, addressed by byte offset. Pure."""
 
 from __future__ import annotations
 
+import mmap
 import secrets
 
 from dozlab.terminal_sidecar.modes import ModeTracker
@@ -17,12 +18,14 @@ class History:
     (before the sidecar restarted) does not resume in the wrong stream.
     """
 
-    def __init__(self, capacity: int = 1 << 20) -> None:
+    def __init__(self, capacity: int = 1 << 20, ring: mmap.mmap | None = None) -> None:
+        """Keep it in `ring`, which has `capacity` bytes; without one, in memory that grows up to that."""
         self.epoch = secrets.token_hex(8)
         self.start = 0
         self.end = 0
         self._capacity = capacity
-        self._buffer = bytearray()  # grows to capacity, then is a ring: byte of offset o at o % capacity
+        # A ring: byte of offset o at o % capacity.
+        self._buffer: bytearray | mmap.mmap = bytearray() if ring is None else ring
         self._modes = ModeTracker()  # where `_forgotten` begins
         self._forgotten = bytearray()
         self._known = 0, ModeTracker()  # the modes at some offset, as found by `modes()`

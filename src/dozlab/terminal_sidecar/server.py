@@ -20,11 +20,14 @@ from starlette.websockets import WebSocket
 from dozlab.lib import log as logs
 from dozlab.lib import tasks
 from dozlab.lib.control import ControlServer
+from dozlab.lib.files import scratch
 from dozlab.lib.timeline import STAGES, Timeline
+from dozlab.lib.units import MIB
 from dozlab.terminal_sidecar import protocol
 from dozlab.terminal_sidecar.auth import ROLES, TOKEN_SECONDS, Busy, Cookies, Gate, Member, Need, Origins, Tokens
 from dozlab.terminal_sidecar.files.routes import Files
 from dozlab.terminal_sidecar.guest import Guest
+from dozlab.terminal_sidecar.history import History
 from dozlab.terminal_sidecar.legacy import Legacy
 from dozlab.terminal_sidecar.machine import MachineFile
 from dozlab.terminal_sidecar.metrics import CONTENT_TYPE_LATEST, Leg, Metrics
@@ -69,7 +72,7 @@ class Sidecar:
         self.ports = Ports(settings, self.guest, self.guard, self.tokens.known, self.certificate, clock)
         self.recordings = Recordings(self, clock)
         self.shells = Shells(
-            self.guest, most=settings.max_shells, history_bytes=settings.scrollback,
+            self.guest, most=settings.max_shells, history=self._history,
             idle_seconds=settings.shell_idle_seconds, clock=clock,
             record=self.recordings.recorder.tape if settings.recording else None,
         )  # fmt: skip
@@ -87,6 +90,17 @@ class Sidecar:
         self.app.router.redirect_slashes = False  # it would name a scheme that a TLS proxy does not serve
         self.app.add_middleware(_Headers)
         self.app.add_middleware(Proxies, trusted=settings.proxies)
+
+    def _history(self) -> History:
+        """Return the memory of a new shell, a file of its own where SCROLLBACK_DIR is set."""
+        size, folder = self.settings.scrollback, self.settings.scrollback_dir
+        if folder is None:
+            return History(size)
+        try:
+            return History(size, scratch(folder, size))
+        except OSError as error:
+            log.warning("scrollback is kept in memory, 1 MiB at the most: %s: %s", folder, error.strerror)
+            return History(min(size, MIB))
 
     def _routes(self) -> list[BaseRoute]:
         probes: list[BaseRoute] = [

@@ -37,6 +37,7 @@ Environment:
                         the guest's sshd (172.16.0.2, 22, root)
   PAGE_DIR              the built page (beside this program)
   SCROLLBACK            bytes of output kept per shell (1Mi)
+  SCROLLBACK_DIR        folder for them: files without names, which go with their shells (none = memory)
   MAX_CLIENTS, MAX_SHELLS
                         browsers at a time, each tab or pane being one, and shells (64, 8)
   RECORDING, RECORDING_DIR, RECORDING_LIMIT
@@ -70,6 +71,7 @@ class Settings:
     ssh_user: str = "root"
     page_dir: Path = Path(__file__).parent / "page"
     scrollback: int = MIB
+    scrollback_dir: Path | None = None
     max_clients: int = 64
     max_shells: int = 8
     shell_idle_seconds: int = 86400
@@ -105,6 +107,7 @@ class Settings:
             ssh_user=env.text("SSH_USER", "root"),
             page_dir=env.path("PAGE_DIR", str(cls.page_dir)),
             scrollback=env.size("SCROLLBACK", MIB),
+            scrollback_dir=Path(folder) if (folder := env.text("SCROLLBACK_DIR", "")) else None,
             max_clients=env.integer("MAX_CLIENTS", 64, low=1, high=1000),
             max_shells=env.integer("MAX_SHELLS", 8, low=1, high=100),
             shell_idle_seconds=env.integer("SHELL_IDLE_SECONDS", 86400, low=60),

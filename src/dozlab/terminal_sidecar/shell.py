@@ -77,11 +77,11 @@ class Shell:
     """One named terminal of the session. A lost guest gets it a new shell by itself, an exit waits for the user."""
 
     def __init__(
-        self, name: str, guest: GuestLike, *, history_bytes: int, clock: Callable[[], float],
+        self, name: str, guest: GuestLike, *, history: History, clock: Callable[[], float],
         record: Record | None = None,
     ) -> None:  # fmt: skip
         self.name = name
-        self.history = History(history_bytes)
+        self.history = history
         self._tap = record(name, self.history) if record is not None else None
         self.clients = Clients()
         self.names: Callable[[], list[str]] = lambda: [name]  # of all shells, for STATE
@@ -362,11 +362,11 @@ class Shells:
     """The session's shells by name, with their limits."""
 
     def __init__(
-        self, guest: GuestLike, *, most: int, history_bytes: int, idle_seconds: float, clock: Callable[[], float],
-        record: Record | None = None,
+        self, guest: GuestLike, *, most: int, history: Callable[[], History], idle_seconds: float,
+        clock: Callable[[], float], record: Record | None = None,
     ) -> None:  # fmt: skip
         self._record = record
-        self._guest, self._most, self._history_bytes, self._clock = guest, most, history_bytes, clock
+        self._guest, self._most, self._history, self._clock = guest, most, history, clock
         self._idle_seconds = idle_seconds
         self._shells: dict[str, Shell] = {}
 
@@ -384,7 +384,7 @@ class Shells:
             most = self.most(member)
             if len(self._shells) >= most:
                 raise protocol.ProtocolError(f"more than {most} shells", protocol.CLOSE_TOO_MANY)
-            shell = Shell(name, self._guest, history_bytes=self._history_bytes, clock=self._clock, record=self._record)
+            shell = Shell(name, self._guest, history=self._history(), clock=self._clock, record=self._record)
             shell.names = self.names
             self._shells[name] = shell
             self.tell_state()

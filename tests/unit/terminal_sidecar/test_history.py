@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 
 import pytest
 from hypothesis import given
@@ -19,9 +20,10 @@ pieces = st.sampled_from(
 streams = st.lists(pieces, max_size=30).map(b"".join)
 
 
-@given(st.lists(st.binary(max_size=70), max_size=40), st.integers(1, 100))
-def test_the_history_is_the_last_bytes_by_offset(chunks: list[bytes], capacity: int) -> None:
-    history, everything = History(capacity), b"".join(chunks)
+@given(st.lists(st.binary(max_size=70), max_size=40), st.integers(1, 100), st.booleans())
+def test_the_history_is_the_last_bytes_by_offset(chunks: list[bytes], capacity: int, on_disk: bool) -> None:
+    history = History(capacity, mmap.mmap(-1, capacity) if on_disk else None)
+    everything = b"".join(chunks)
     for chunk in chunks:
         history.append(chunk)
     assert history.end == len(everything)

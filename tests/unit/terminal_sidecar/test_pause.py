@@ -18,6 +18,7 @@ from dozlab.terminal_sidecar import guest as guest_module
 from dozlab.terminal_sidecar import protocol as p
 from dozlab.terminal_sidecar.auth import Member
 from dozlab.terminal_sidecar.guest import Guest
+from dozlab.terminal_sidecar.history import History
 from dozlab.terminal_sidecar.machine import Machine
 from dozlab.terminal_sidecar.people.clients import Client
 from dozlab.terminal_sidecar.shell import MOST_WAITING_INPUT, Shell, Shells
@@ -71,7 +72,7 @@ async def lab(tmp_path: Path, guest: Sshd, monkeypatch: pytest.MonkeyPatch) -> A
     monkeypatch.setattr(guest_module, "_KEEPALIVE", QUICK)
     connection = Guest("127.0.0.1", guest.port, "root", tmp_path)
     clock = asyncio.get_running_loop().time
-    shells = Shells(connection, most=2, history_bytes=1 << 20, idle_seconds=100, clock=clock)
+    shells = Shells(connection, most=2, history=History, idle_seconds=100, clock=clock)
     connection.on_change(shells.tell_state)
     connection.start()
     shell = shells.get("main", OWNER)

@@ -15,6 +15,7 @@ from dozlab.lib import tasks
 from dozlab.lib.errors import BadUsage, DozlabError
 from dozlab.terminal_sidecar import protocol as p
 from dozlab.terminal_sidecar.auth import ROLES, Member, Role, Tokens
+from dozlab.terminal_sidecar.history import History
 from dozlab.terminal_sidecar.machine import Machine
 from dozlab.terminal_sidecar.metrics import Metrics
 from dozlab.terminal_sidecar.pace import Pace
@@ -84,7 +85,7 @@ def run(scene: Callable[[FakeGuest, Shells, Clock], None], opens: bool = True) -
 
     async def play() -> FakeGuest:
         guest, clock = FakeGuest(), Clock()
-        shells = Shells(guest, most=4, history_bytes=1 << 16, idle_seconds=100, clock=clock)
+        shells = Shells(guest, most=4, history=lambda: History(1 << 16), idle_seconds=100, clock=clock)
         if opens:
             shell = shells.get("main", member("owner"))
             client = shell.attach(p.Hello(), "s", member("owner"))
@@ -209,7 +210,7 @@ class DeafSocket:
 async def test_who_is_shut_out_types_nothing_more_even_if_he_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dozlab.terminal_sidecar.stream._CLOSE_WITHIN", 0.05)
     guest = FakeGuest()
-    shells = Shells(guest, most=4, history_bytes=1 << 16, idle_seconds=100, clock=Clock())
+    shells = Shells(guest, most=4, history=lambda: History(1 << 16), idle_seconds=100, clock=Clock())
     socket = DeafSocket()
     stream = socket.stream(shells, guest)
     serving = tasks.start(stream.serve(), name="serve")
@@ -229,7 +230,7 @@ async def test_who_is_shut_out_types_nothing_more_even_if_he_reads_nothing(monke
 
 async def test_who_is_shut_out_before_the_first_frame_does_not_get_in() -> None:
     guest = FakeGuest()
-    shells = Shells(guest, most=4, history_bytes=1 << 16, idle_seconds=100, clock=Clock())
+    shells = Shells(guest, most=4, history=lambda: History(1 << 16), idle_seconds=100, clock=Clock())
     socket = DeafSocket()
     socket.application_state = WebSocketState.CONNECTING
     stream = socket.stream(shells, guest)

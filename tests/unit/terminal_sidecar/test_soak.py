@@ -109,7 +109,7 @@ async def some_hours(shells: Shells, browsers: list[Browser], dice: random.Rando
 
 async def _soak(one_shell: bool) -> None:
     clock, dice, guest = Clock(), random.Random(1), FakeGuest()
-    shells = Shells(guest, most=SHELLS, history_bytes=HISTORY, idle_seconds=3600, clock=clock)
+    shells = Shells(guest, most=SHELLS, history=lambda: History(HISTORY), idle_seconds=3600, clock=clock)
     sent = Sum("sent", "bytes", registry=CollectorRegistry())
     names = ["main"] if one_shell else ["main", *(f"s{number}" for number in range(1, SHELLS))]
     before = counts()
