@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,12 +37,20 @@ def mapped(sidecar: Sidecar, folder: Path) -> int:
     return Path(f"/proc/{sidecar.process.pid}/maps").read_text().count(f"{folder}/.scratch.")
 
 
+@contextlib.contextmanager
+def keeping(tmp_path: Path, guest: Guest, page: Path, folder: Path) -> Iterator[tuple[Sidecar, str]]:
+    """Yield a sidecar that keeps 64 KiB of each shell in that folder, and an owner's cookie."""
+    sidecar = Sidecar(tmp_path, guest.port, page, SCROLLBACK=str(SIZE), SCROLLBACK_DIR=str(folder))
+    try:
+        yield sidecar, sidecar.login()[1]
+    finally:
+        assert sidecar.stop() == 0
+
+
 async def test_a_reload_brings_what_the_file_holds(tmp_path: Path, guest: Guest, page: Path) -> None:
     folder = tmp_path / "scrollback"
     folder.mkdir()
-    sidecar = Sidecar(tmp_path, guest.port, page, SCROLLBACK=str(SIZE), SCROLLBACK_DIR=str(folder))
-    try:
-        cookie = sidecar.login()[1]
+    with keeping(tmp_path, guest, page, folder) as (sidecar, cookie):
         async with terminal(sidecar, cookie) as first:
             await first.type("seq 40000; echo do''ne\n")
             await first.until(b"done\r\n")
@@ -54,19 +64,13 @@ async def test_a_reload_brings_what_the_file_holds(tmp_path: Path, guest: Guest,
             async with asyncio.timeout(60):
                 while mapped(sidecar, folder) != 1:  # its room is free again
                     await asyncio.sleep(0.05)
-    finally:
-        assert sidecar.stop() == 0
 
 
 async def test_without_room_it_is_kept_in_memory(tmp_path: Path, guest: Guest, page: Path) -> None:
-    sidecar = Sidecar(tmp_path, guest.port, page, SCROLLBACK_DIR=str(tmp_path / "missing"))
-    try:
-        cookie = sidecar.login()[1]
+    with keeping(tmp_path, guest, page, tmp_path / "missing") as (sidecar, cookie):
         async with terminal(sidecar, cookie) as first:
             await first.type("echo st''ill\n")
             await first.until(b"still\r\n")
             async with terminal(sidecar, cookie) as second:
                 await second.until(b"still\r\n")
         assert f"scrollback is kept in memory, 1 MiB at the most: {tmp_path}/missing: No such file" in sidecar.log()
-    finally:
-        assert sidecar.stop() == 0
