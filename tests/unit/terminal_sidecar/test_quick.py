@@ -112,7 +112,7 @@ async def test_frames_that_come_with_hello_and_cut_frames_keep_their_order(sidec
 async def test_fragments_pings_and_what_follows_them(sidecar: Sidecar) -> None:
     async with raw(sidecar) as client:
         await client.until(b"guest$ ")
-        whole = typed(b"echo fra-gments\n")
+        whole = typed(b"echo fra-gm'ents'\n")  # quoted: the terminal echoes what is typed ahead at once
         await client.send(
             frame(typed(b"echo befo're'\n")) + frame(b"beat", FIN | PING) + frame(whole[:5], BINARY)
             + frame(b"between", FIN | PING) + frame(whole[5:], FIN | CONTINUED) + frame(typed(b"echo af'ter'\n"))
