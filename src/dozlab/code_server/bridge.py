@@ -112,11 +112,13 @@ class Bridge:
         await self._end_all()
 
     async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
         assert self._listener
         while True:
+            await _readable(self._listener)
             try:
-                peer, (address, _) = await loop.sock_accept(self._listener)
+                peer, (address, _) = self._listener.accept()
+            except BlockingIOError:
+                continue  # who was there has gone
             except OSError as error:
                 if error.errno not in (errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     raise
@@ -128,9 +130,12 @@ class Bridge:
                 continue
             try:
                 await self._serve(peer)
-            except DozlabError as error:
+            except (DozlabError, OSError) as error:
                 log.error("workspace: %s", error)
                 peer.close()
+            except BaseException:
+                peer.close()
+                raise
 
     async def _serve(self, peer: socket.socket) -> None:
         while len(self._connections) >= MAX_CONNECTIONS:  # the newest wins: an old one may be a dead guest's
@@ -233,6 +238,17 @@ class Bridge:
                 seen = received
                 spent = await self._measure()
                 measured = time.monotonic()
+
+
+async def _readable(sock: socket.socket) -> None:
+    """Wait until somebody is there to accept. (asyncio's `sock_accept` loses the one it has when it is cancelled.)"""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock)
 
 
 def _check_landlock() -> None:

@@ -17,6 +17,7 @@ import pytest
 from dozlab.code_server.bridge import LOOK, MAX_CONNECTIONS, Bridge
 from dozlab.code_server.settings import Settings
 from dozlab.lib.errors import DozlabError
+from dozlab.lib.proc import Child
 from dozlab.lib.units import MIB
 from tests.unit.code_server.conftest import until
 from tests.unit.code_server.rawsftp import RawSftp, SftpError
@@ -276,6 +277,31 @@ async def test_garbage_ends_only_its_own_connection(bridge: Bridge) -> None:
         await asyncio.to_thread(noise)
     await until(lambda: not bridge._connections, "the end of the garbled connection")
     assert (await attack(bridge, lambda client: client.realpath("."))) == inside(bridge)
+
+
+@pytest.mark.parametrize("fault", [None, OSError(24, "Too many open files")], ids=["we end", "no descriptors"])
+async def test_a_guest_whose_server_does_not_start_is_let_go(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, fault: OSError | None
+) -> None:
+    asked, start = asyncio.Event(), Child.start
+
+    async def never(*_: object, **__: object) -> None:
+        asked.set()
+        if fault is not None:
+            raise fault
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(Child, "start", never)
+    reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
+    await asked.wait()
+    if fault is None:
+        await bridge.close()
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    if fault is not None:  # and the next one is served
+        monkeypatch.setattr(Child, "start", start)
+        await attack(bridge, lambda client: client.realpath("."))
 
 
 async def test_a_taken_port_is_said(bridge: Bridge, settings: Settings) -> None:

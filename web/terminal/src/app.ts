@@ -333,6 +333,7 @@ class App {
       { ...item("Full screen", "full-screen"), when: () => document.fullscreenEnabled },
       { label: "To the tabs", run: () => this.tabs.focus(this.layout.current) },
       item("Keys", "help"),
+      { label: "Log out", run: () => byId("logout").click(), when: () => !byId("logout").checkVisibility() },
     ], back);
   }
 

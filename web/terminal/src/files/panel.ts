@@ -119,7 +119,7 @@ class View {
       iconButton("New folder", NEW, (event) => this.newFolder(event)),
       iconButton("Show again", AGAIN, () => void this.refresh()),
     );
-    const hint = make("p", { class: "files-hint" }, "Or drop files and folders anywhere on this page. ", this.free);
+    const hint = make("p", { class: "files-hint" }, make("span", { class: "drop-hint" }, "Or drop files and folders anywhere on this page. "), this.free);
     body.classList.add("files");
     body.append(tools, this.crumbs, this.note, this.list, hint, this.transfers, this.files, this.folders);
     this.undo.push(

@@ -15,7 +15,7 @@ export const THEMES: Record<ThemeName, ITheme> = {
   dark: {
     background: "#0d1117", foreground: "#d5dde6", cursor: "#6ee7c7", cursorAccent: "#0d1117", selectionBackground: "#2f5f57aa", scrollbarSliderBackground: "#dbe3ec1f", scrollbarSliderHoverBackground: "#dbe3ec38", scrollbarSliderActiveBackground: "#dbe3ec52",
     black: "#1b232d", red: "#f08a8a", green: "#8fd694", yellow: "#e9b872", blue: "#7fb2f0", magenta: "#c9a0ec", cyan: "#6fd3d6", white: "#cdd6df",
-    brightBlack: "#647285", brightRed: "#ffa8a3", brightGreen: "#b0e8a9", brightYellow: "#f7d39b", brightBlue: "#a8cdfa", brightMagenta: "#ddc0f7", brightCyan: "#9be8e6", brightWhite: "#f4f8fb",
+    brightBlack: "#728195", brightRed: "#ffa8a3", brightGreen: "#b0e8a9", brightYellow: "#f7d39b", brightBlue: "#a8cdfa", brightMagenta: "#ddc0f7", brightCyan: "#9be8e6", brightWhite: "#f4f8fb",
   },
   light: {
     background: "#fcfcfb", foreground: "#1f2a33", cursor: "#0b7a63", cursorAccent: "#fcfcfb", selectionBackground: "#0b7a633d", scrollbarSliderBackground: "#1f2a331f", scrollbarSliderHoverBackground: "#1f2a3338", scrollbarSliderActiveBackground: "#1f2a3352",
