@@ -103,7 +103,8 @@ def test_a_phone_has_the_keys_it_lacks(phone: Page, sidecar: Sidecar, guest: Gue
     fits(phone)
     shot(phone, "phone-keys")
     phone.keyboard.press("Escape")
-    expect(phone.get_by_role("button", name="Log out")).to_be_visible()
+    phone.get_by_role("button", name="Menu").tap()
+    expect(phone.get_by_role("menuitem", name="Log out")).to_be_visible()
 
 
 def test_it_looks_right_at_three_sizes(tab: Page, sidecar: Sidecar, guest: Guest) -> None:

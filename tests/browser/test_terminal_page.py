@@ -102,7 +102,8 @@ def test_drop_guest_reboot_and_exit_are_said(tab: Page, sidecar: Sidecar, guest:
     tab.set_viewport_size({"width": 360, "height": 640})
     shot(tab, "narrow")
     tab.wait_for_function("() => document.documentElement.scrollWidth <= 360")
-    tab.get_by_role("button", name="Log out").click()
+    tab.get_by_role("button", name="Menu").click()
+    tab.get_by_role("menuitem", name="Log out").click()
     expect(tab.get_by_label("Password")).to_be_visible()
 
 

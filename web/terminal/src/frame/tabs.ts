@@ -39,6 +39,7 @@ export class Tabs {
   }
 
   show(layout: Layout): void {
+    const moved = layout.current !== this.layout.current || layout.tabs.length !== this.layout.tabs.length;
     this.layout = layout;
     if (this.renaming) return; // the input stays until it is done
     const focused = this.list.contains(document.activeElement) ? document.activeElement?.closest<HTMLElement>(".tab")?.dataset["tab"] : undefined;
@@ -56,6 +57,7 @@ export class Tabs {
       else name.removeAttribute("aria-current");
     });
     this.retitle();
+    if (moved) this.parts.get(layout.current)?.item.scrollIntoView({ block: "nearest", inline: "nearest" }); // there may be more than fit
     if (focused !== undefined && !this.list.contains(document.activeElement)) this.focus(this.parts.has(focused) ? focused : layout.current);
   }
 

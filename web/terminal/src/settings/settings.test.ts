@@ -46,3 +46,18 @@ test("the theme is what was chosen, or what the system prefers", () => {
   expect(chosenTheme("light", { light: false, contrast: true })).toBe("light");
   for (const theme of Object.values(THEMES)) expect(Object.keys(theme)).toEqual(expect.arrayContaining(Object.keys(THEMES.dark)));
 });
+
+/** WCAG 2.2's relative luminance and contrast ratio, of colours as #rrggbb. */
+function contrast(one: string, other: string): number {
+  const light = [one, other].map((colour) => {
+    const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16) / 255).map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * red! + 0.7152 * green! + 0.0722 * blue!;
+  });
+  return (Math.max(...light) + 0.05) / (Math.min(...light) + 0.05);
+}
+
+test.each([["dark", 4.5], ["light", 4.5], ["contrast", 7]] as const)("the colours of the %s theme are read on its ground", (name, least) => {
+  const { background, black: _ground, brightBlack, ...colours } = THEMES[name];
+  const texts = Object.entries({ brightBlack, ...colours }).filter(([key]) => !/selection|scrollbar|Accent/.test(key));
+  for (const [key, colour] of texts) expect(contrast(colour as string, background!), key).toBeGreaterThanOrEqual(least);
+});
