@@ -2,7 +2,8 @@
 
 Rival: ttyd (Debian sid's, unpacked below the cache) as `ttyd ssh -tt`, the usual way to a shell on another machine.
 Both talk to one real OpenSSH sshd on 127.0.0.1 with the same cipher, neither compresses, and one client program
-(bench/terminals/client.py) speaks both protocols. Rounds alternate between the two; figures are medians.
+(bench/terminals/client.py) speaks both protocols. Rounds alternate between the two, and so do keys within a round;
+figures are medians.
 ttyd's ssh processes count as ttyd's: without them it serves nothing. sshd and the shells count for neither.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import contextlib
 import http.client
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -192,25 +194,32 @@ def throughput(server: Server, terminal: Terminal, file: Path) -> tuple[float, f
     return size / 1e6 / spent, (server.cpu() - before) * 1000 / (size / 1e6)
 
 
-def echo(terminal: Terminal, count: int) -> list[float]:
+def echo(terminals: dict[Kind, Terminal], count: int) -> dict[Kind, list[float]]:
     """Return the milliseconds that each of `count` keys took to come back, echoed by the guest's terminal.
 
+    The servers take turns key by key, in an order that is drawn each time: a machine is never the same for a second.
     What is seen counts: the acknowledgement that our protocol sends for it comes after that.
     """
-    terminal.type(b"cat >/dev/null; echo done-$((1+1))\r")
-    terminal.until(b"\n")
-    times = []
+    times: dict[Kind, list[float]] = {kind: [] for kind in terminals}
+    turn, dice = list(terminals), random.Random(count)
+    for terminal in terminals.values():
+        terminal.type(b"cat >/dev/null; echo done-$((1+1))\r")
+        terminal.until(b"\n")
     for number in range(count):
-        time.sleep(_GAP)
-        begun = time.perf_counter()
-        terminal.type(b"k")
-        terminal.until(b"k")
-        times.append((terminal.seen - begun) * 1000)
-        if number % 60 == 59:
-            terminal.type(b"\r")
-            terminal.until(b"\n")
-    terminal.type(b"\r\x04")
-    terminal.until(b"done-2")
+        dice.shuffle(turn)
+        for kind in turn:
+            terminal = terminals[kind]
+            time.sleep(_GAP)
+            begun = time.perf_counter()
+            terminal.type(b"k")
+            terminal.until(b"k")
+            times[kind].append((terminal.seen - begun) * 1000)
+            if number % 60 == 59:
+                terminal.type(b"\r")
+                terminal.until(b"\n")
+    for terminal in terminals.values():
+        terminal.type(b"\r\x04")
+        terminal.until(b"done-2")
     return times
 
 
@@ -292,8 +301,12 @@ def rounds(servers: tuple[Server, Server], file: Path, options: argparse.Namespa
                 rate, cost = throughput(server, client, file)
                 figures.throughput.append(rate)
                 figures.cpu.append(cost)
-                figures.echo.append(echo(client, options.keys))
                 figures.ctrl_c.append(ctrl_c(client))
+        with contextlib.ExitStack() as stack:
+            both = {server.kind: stack.enter_context(contextlib.closing(server.open())) for server in servers}
+            say(f"round {number + 1} of {options.rounds}: keys")
+            for kind, times in echo(both, options.keys).items():
+                found[kind].echo.append(times)
     for server in servers:
         figures = found[server.kind]
         say(f"memory: {server.kind}")
@@ -350,6 +363,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each, in turn (7)")
     parser.add_argument("--size", type=int, default=32, help="MB of output per throughput round (32)")
-    parser.add_argument("--keys", type=int, default=300, help="keys echoed per round (300)")
+    parser.add_argument("--keys", type=int, default=600, help="keys echoed per round (600)")
     parser.add_argument("--clients", type=int, default=100, help="idle clients, at most 100 (100)")
     raise SystemExit(main(__doc__, measure, parser))

@@ -131,16 +131,20 @@ class Attachment:
         offset, self.position = self.position, self.position + len(data)
         return protocol.output(offset, data)
 
-    def echo(self, data: bytes) -> bytes | None:
-        """Return the frame of output that is about to be added to the history, if it is next; else `pull()` has it."""
+    def echo(self, size: int) -> int | None:
+        """Return the offset of output that is about to be added to the history and sent, if it is next.
+
+        None: it is for `pull()`, as all else.
+        """
         if (
             self.position != self._history.end or self._control or self._later
             or self._state is not None or self._replay_until is not None
-            or self.position + len(data) - self.acked > self.credit.size
+            or self.position + size - self.acked > self.credit.size
         ):  # fmt: skip
             return None
-        offset, self.position = self.position, self.position + len(data)
-        return protocol.output(offset, data)
+        offset = self.position
+        self.position = offset + size
+        return offset
 
     def sent(self, now: float) -> None:
         """Note that what was pulled has left."""

@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -51,12 +52,12 @@ class Member:
     key: str
     """`Tokens.key` of the cookie's token."""
 
-    @property
+    @cached_property
     def types(self) -> bool:
         """Tell whether it may change anything in the guest."""
         return self.role in ("owner", "editor")
 
-    @property
+    @cached_property
     def manages(self) -> bool:
         """Tell whether it may decide who else comes in."""
         return self.role == "owner"

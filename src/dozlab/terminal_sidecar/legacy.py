@@ -93,8 +93,11 @@ class JsonOutlet(Outlet):
     """Writes JSON. What the socket has taken counts as parsed: the client says nothing of it, so TCP holds us back."""
 
     def __init__(self, stream: JsonStream, shell: Shell, client: Client) -> None:
-        super().__init__(stream.wire, client.attachment, stream.sent)
+        super().__init__(stream.wire, client.attachment, stream.traffic)
         self._stream, self._shell, self._client, self._text = stream, shell, client, JsonText()
+
+    def printed(self, data: bytes) -> None:
+        """Leave it to `set`, which makes messages of it."""
 
     def _pump(self) -> None:
         super()._pump()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter
@@ -40,6 +41,14 @@ class Leg:
         return news
 
 
+@dataclass
+class Traffic:
+    """Bytes of output sent to clients, and of input received: plain numbers, for they are added to with every key."""
+
+    sent: int = 0
+    received: int = 0
+
+
 class Metrics:
     """Counters that the server raises, and a collector over guest and shells."""
 
@@ -57,8 +66,7 @@ class Metrics:
         for counter, results in ((self.logins, _LOGINS), (self.connections, _CONNECTIONS)):
             for result in results:
                 counter.labels(result)  # there from the start, with 0: a rate has no gap
-        self.sent = Counter("dozlab_terminal_output_bytes", "Bytes of output sent to clients", registry=self.registry)
-        self.received = Counter("dozlab_terminal_input_bytes", "Bytes of input from clients", registry=self.registry)
+        self.traffic = Traffic()
 
     def collect(self) -> Iterator[Metric]:
         """Yield what is true now (prometheus_client calls this)."""
@@ -71,6 +79,12 @@ class Metrics:
             )
         yield GaugeMetricFamily(
             "dozlab_terminal_guest_up", "1 while SSH to the guest answers", value=float(self._guest.state == "live")
+        )
+        yield CounterMetricFamily(
+            "dozlab_terminal_output_bytes", "Bytes of output sent to clients", value=self.traffic.sent
+        )
+        yield CounterMetricFamily(
+            "dozlab_terminal_input_bytes", "Bytes of input from clients", value=self.traffic.received
         )
         yield CounterMetricFamily(
             "dozlab_terminal_guest_connections", "SSH connections made", value=self._guest.connections

@@ -155,15 +155,17 @@ class Lane(asyncio.Protocol):
             or not 0 < size <= channel._recv_window
         ):
             return False
-        cipher._update_iv()
-        connection._recv_seq = (connection._recv_seq + 1) & 0xFFFFFFFF
-        self.received += 1
         text = plain[_HEAD.size : -padding]
-        if channel._recv_window - size < channel._init_recv_window / 2 or channel._session is None:
-            channel._deliver_data(text, None)  # which lets the guest send more
-        else:
-            channel._recv_window -= size
-            channel._session.data_received(text, None)
+        try:  # what is waited for first
+            if channel._recv_window - size < channel._init_recv_window / 2 or channel._session is None:
+                channel._deliver_data(text, None)  # which lets the guest send more
+            else:
+                channel._recv_window -= size
+                channel._session.data_received(text, None)
+        finally:
+            cipher._update_iv()
+            connection._recv_seq = (connection._recv_seq + 1) & 0xFFFFFFFF
+            self.received += 1
         return True
 
     def _take_back(self) -> None:

@@ -35,7 +35,7 @@ class Stream:
     ) -> None:
         self.member, self._pace = member, pace
         self._socket, self._shells, self._metrics, self._session = socket, shells, metrics, session
-        self.wire, self.sent = quick.of(socket), metrics.sent
+        self.wire, self.traffic = quick.of(socket), metrics.traffic
         self._outlet: Outlet | None = None
         self._attached: tuple[Shell, Client] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -90,7 +90,7 @@ class Stream:
             log.info("the terminal is left")
 
     def _make_outlet(self, shell: Shell, client: Client) -> Outlet:
-        return Outlet(self.wire, client.attachment, self.sent)
+        return Outlet(self.wire, client.attachment, self.traffic)
 
     def _taken(self, message: bytes) -> None:
         """Take a message in the call that brought it."""
@@ -113,7 +113,7 @@ class Stream:
             shell, client = self._attached
             shell.type(client, message[1:])  # as an Input frame, which need not be made for every key
             if self.member.types:
-                self._metrics.received.inc(len(message) - 1)
+                self.traffic.received += len(message) - 1
         elif (frame := protocol.decode_client(message)) is not None:
             self._give(frame)
 
@@ -123,7 +123,7 @@ class Stream:
         shell, client = self._attached
         shell.receive(client, frame)
         if isinstance(frame, protocol.Input) and self.member.types:
-            self._metrics.received.inc(len(frame.data))
+            self.traffic.received += len(frame.data)
 
     def _leave(self) -> None:
         self.wire.end()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ class _Wire:
 
     open = False
     on_writable = None
+    transport = SimpleNamespace(write=None)
 
     def begin(self, take: object) -> None: ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -177,6 +178,7 @@ class DeafWire:
 
     open = False
     on_writable: Callable[[], None] | None = None
+    transport = SimpleNamespace(write=None)
 
     def begin(self, take: object) -> None: ...
 

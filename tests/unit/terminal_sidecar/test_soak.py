@@ -10,15 +10,15 @@ import gc
 import random
 import tracemalloc
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client import Counter as Sum
 
 from dozlab.lib import tasks
 from dozlab.terminal_sidecar import protocol as p
 from dozlab.terminal_sidecar.attachment import Attachment
 from dozlab.terminal_sidecar.history import History
+from dozlab.terminal_sidecar.metrics import Traffic
 from dozlab.terminal_sidecar.people.clients import Client
 from dozlab.terminal_sidecar.shell import Shell, Shells
 from dozlab.terminal_sidecar.wire.outlet import Outlet
@@ -39,6 +39,11 @@ class Wire:
 
     def __init__(self) -> None:
         self.position = 0
+        self.transport = SimpleNamespace(write=self._write_short)
+
+    def _write_short(self, frame: bytes) -> None:
+        assert (frame[0], frame[1]) == (0x82, len(frame) - 2)
+        self.write(frame[2:])
 
     def write(self, message: bytes) -> None:
         if message[0] in (p.OUTPUT, p.REPLAY_BEGIN):
@@ -49,8 +54,8 @@ class Wire:
 class Browser:
     """A client that acknowledges what it gets, drops, and comes back where it was."""
 
-    def __init__(self, shells: Shells, shell: str, number: int, sent: Sum) -> None:
-        self.shells, self.name, self.sent = shells, shell, sent
+    def __init__(self, shells: Shells, shell: str, number: int, traffic: Traffic) -> None:
+        self.shells, self.name, self.traffic = shells, shell, traffic
         self.member = member(("owner", "editor", "viewer")[number % 3], f"{number}")
         self.epoch, self.wire = "", Wire()
         self.come()
@@ -59,7 +64,7 @@ class Browser:
         self.shell = self.shells.get(self.name, self.member)
         hello = p.Hello(shell=self.name, epoch=self.epoch, offset=self.wire.position, cols=80 + len(self.member.name))
         self.client = self.shell.attach(hello, "soak", self.member)
-        self.client.wake = self.outlet = Outlet(self.wire, self.client.attachment, self.sent)  # type: ignore[arg-type]
+        self.client.wake = self.outlet = Outlet(self.wire, self.client.attachment, self.traffic)  # type: ignore[arg-type]
         self.outlet.set()
         self.epoch = self.shell.history.epoch
 
@@ -110,13 +115,13 @@ async def some_hours(shells: Shells, browsers: list[Browser], dice: random.Rando
 async def _soak(one_shell: bool) -> None:
     clock, dice, guest = Clock(), random.Random(1), FakeGuest()
     shells = Shells(guest, most=SHELLS, history=lambda: History(HISTORY), idle_seconds=3600, clock=clock)
-    sent = Sum("sent", "bytes", registry=CollectorRegistry())
+    traffic = Traffic()
     names = ["main"] if one_shell else ["main", *(f"s{number}" for number in range(1, SHELLS))]
     before = counts()
     tracemalloc.start()
     for name in names:
         shells.get(name, member("owner"))
-    browsers = [Browser(shells, names[number % len(names)], number, sent) for number in range(CLIENTS)]
+    browsers = [Browser(shells, names[number % len(names)], number, traffic) for number in range(CLIENTS)]
     await asyncio.sleep(0)
     sizes, running = [], []
     try:
@@ -137,7 +142,7 @@ async def _soak(one_shell: bool) -> None:
     third, last = max(sizes[: len(sizes) // 2]), max(sizes[len(sizes) // 2 :])
     assert last < 1.1 * third, f"{last - third} bytes more in the last quarter of the day than in the third"
     assert max(running) <= 2 + len(names), "tasks pile up"
-    assert sent._value.get() > 1 << 20
+    assert traffic.sent > 1 << 20
 
     for browser in browsers:
         browser.go()

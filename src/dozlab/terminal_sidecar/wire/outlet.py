@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
-
-from prometheus_client import Counter
 
 from dozlab.terminal_sidecar import protocol
 from dozlab.terminal_sidecar.attachment import Attachment
+from dozlab.terminal_sidecar.metrics import Traffic
 from dozlab.terminal_sidecar.wire.quick import Wire
 
-_ECHO = 1024  # bytes
+_ECHO = struct.Struct(">BBBQ")
+"""What stands before an echo: the head of its frame (RFC 6455, section 5.2), and that of OUTPUT."""
+_DATA, _MOST_SHORT, _OFFSET = 0x82, 125, 9  # FIN and binary; bytes of a short frame, of them OUTPUT's head
+_MOST_ECHO = _MOST_SHORT - _OFFSET
 
 
 class Outlet:
     """Takes the place of the event that a client is woken by."""
 
-    def __init__(self, wire: Wire, attachment: Attachment, sent: Counter) -> None:
-        self._wire, self._attachment, self._sent = wire, attachment, sent
+    def __init__(self, wire: Wire, attachment: Attachment, traffic: Traffic) -> None:
+        self._wire, self._attachment, self._traffic = wire, attachment, traffic
+        self._send = wire.transport.write  # of whole frames
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Handle | None = None
         self._waits = self._closed = False  # for the turn's end; for ever
@@ -26,11 +30,12 @@ class Outlet:
 
     def printed(self, data: bytes) -> None:
         """Send an echo before anything else is done with it; a flood is for `set`, which follows."""
-        if len(data) > _ECHO or self._waits or self._closed or not self._wire.open:
+        size = len(data)
+        if size > _MOST_ECHO or self._waits or self._closed or not self._wire.open:
             return
-        if (frame := self._attachment.echo(data)) is not None:
-            self._write(frame)
-            self._sent.inc(len(data))
+        if (offset := self._attachment.echo(size)) is not None:
+            self._send(_ECHO.pack(_DATA, size + _OFFSET, protocol.OUTPUT, offset) + data)
+            self._traffic.sent += size
 
     def set(self) -> None:
         """Send what there is. Once in a turn of the loop at once, as for a key; the rest of a flood as one."""
@@ -51,7 +56,7 @@ class Outlet:
         while self._wire.open and (frame := self._attachment.pull()) is not None:
             self._write(frame)
             if frame[0] == protocol.OUTPUT:
-                self._sent.inc(len(frame) - 9)
+                self._traffic.sent += len(frame) - _OFFSET
         self._attachment.sent(time.monotonic())
 
     def _write(self, frame: bytes) -> None:

@@ -19,8 +19,8 @@ _NAME = "wire"
 _FIN, _MASKED, _SHORT, _LONG = 0x80, 0x80, 126, 127
 _CONTROL = frozenset({_FIN | Opcode.CLOSE, _FIN | Opcode.PING, _FIN | Opcode.PONG})
 _DATA, _TEXT = int(_FIN | Opcode.BINARY), int(_FIN | Opcode.TEXT)
-_KEY = 8
-"""Bytes of a frame that holds two, which are one ASCII character typed and what says so."""
+_KEY, _TWO = 8, _MASKED | 2
+"""Bytes of a frame that holds two, which are one ASCII character typed and what says so; its second byte."""
 _COPY = 4096
 """Bytes up to which joining head and payload is cheaper than a system call over two buffers."""
 
@@ -98,16 +98,16 @@ class Wire(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on whole usual messages, and all else to the library, frame by frame (the transport calls this)."""
+        if (
+            len(data) == _KEY and data[0] == _DATA and data[1] == _TWO and self._take is not None
+            and not (self._partial or self._plain or self.close_sent)
+        ):  # fmt: skip
+            self._take(bytes((data[6] ^ data[2], data[7] ^ data[3])))  # as with nearly every key
+            return
         if self._plain or not self.handshake_complete:
             # bytes behind the request would be frames that the library has begun to read
             self._plain = self._plain or self.handshake_initiated or not data.endswith(b"\n")
             super().data_received(data)
-            return
-        if (
-            self._take is not None and not (self._partial or self.close_sent)
-            and len(data) == _KEY and data[0] == _DATA and data[1] == _MASKED | 2
-        ):  # fmt: skip
-            self._take(bytes((data[6] ^ data[2], data[7] ^ data[3])))  # as with nearly every key
             return
         data, at = self._partial + data, 0
         end = len(data)
