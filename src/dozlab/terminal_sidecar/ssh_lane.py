@@ -23,6 +23,8 @@ from asyncssh.encryption import Encryption, GCMEncryption
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from dozlab.terminal_sidecar.wire.sealed import Ahead
+
 log = logging.getLogger(__name__)
 
 KNOWN = "2.24.0"
@@ -89,6 +91,7 @@ class Lane(asyncio.Protocol):
         self._seals: Encryption | None = None
         self._open: AESGCM | None = None
         self._seal: AESGCM | None = None
+        self._ahead: Ahead | None = None  # the next key's packet
         self._random, self._random_at = os.urandom(_RANDOM), 0  # for padding; each byte is used once
         self.received = self.sent = 0
         """Packets that took the quick way."""
@@ -212,10 +215,12 @@ class Lane(asyncio.Protocol):
         encryption = connection._send_encryption
         if encryption is not self._seals:
             self._seals, self._seal = encryption, None if connection._compressor else _aead(encryption)
-        seal, transport = self._seal, connection._transport
+            self._ahead = None
+        seal, transport, number = self._seal, connection._transport, channel._send_chan
         if (
             seal is None
             or transport is None
+            or number is None
             or channel._send_state != "open"
             or channel._send_buf
             or not 0 < size <= channel._send_window
@@ -225,25 +230,42 @@ class Lane(asyncio.Protocol):
             or (connection._rekey_seconds and time.monotonic() >= connection._rekey_time)
         ):
             return False
-        padding = -(_HEAD.size + size) % _BLOCK
-        if padding < _LEAST_PADDING:
-            padding += _BLOCK
-        long = _HEAD.size + size + padding
-        length = long.to_bytes(_LENGTH, "big")
-        head = _HEAD.pack(padding, _MSG_CHANNEL_DATA, channel._send_chan, size)
-        cipher = encryption._cipher  # type: ignore[union-attr]
-        at = self._random_at
-        random = self._random[at : at + padding]
-        transport.write(length + seal.encrypt(cipher._iv, head + data + random, length))
-        self._random_at = at + padding
-        if self._random_at > _RANDOM - _MOST_PADDING:
-            self._random, self._random_at = os.urandom(_RANDOM), 0
+        cipher, ahead = encryption._cipher, self._ahead  # type: ignore[union-attr]
+        if size == 1 and ahead is not None and ahead.channel == number:
+            packet = ahead.packet(cipher._iv, data[0])
+        else:
+            packet = None
+        if packet is None:
+            length, head, padding = _shape(number, size)
+            packet = length + seal.encrypt(cipher._iv, head + data + self._padding(padding), length)
+        transport.write(packet)
         cipher._update_iv()
         connection._send_seq = (connection._send_seq + 1) & 0xFFFFFFFF
-        connection._rekey_bytes_sent += long
+        connection._rekey_bytes_sent += len(packet) - _LENGTH - _TAG
         channel._send_window -= size
         self.sent += 1
+        if size == 1:
+            if ahead is None or ahead.channel != number:
+                ahead = self._ahead = Ahead(seal, number, *_shape(number, 1))
+            ahead.seal(cipher._iv, self._padding(ahead.padding))
         return True
+
+    def _padding(self, size: int) -> bytes:
+        at = self._random_at
+        self._random_at = at + size
+        found = self._random[at : self._random_at]
+        if self._random_at > _RANDOM - _MOST_PADDING:
+            self._random, self._random_at = os.urandom(_RANDOM), 0
+        return found
+
+
+def _shape(channel: int, size: int) -> tuple[bytes, bytes, int]:
+    """Return what stands before `size` bytes of data in a packet: its length, its head; and the bytes of padding."""
+    padding = -(_HEAD.size + size) % _BLOCK
+    if padding < _LEAST_PADDING:
+        padding += _BLOCK
+    length = (_HEAD.size + size + padding).to_bytes(_LENGTH, "big")
+    return length, _HEAD.pack(padding, _MSG_CHANNEL_DATA, channel, size), padding
 
 
 def _aead(encryption: Encryption | None) -> AESGCM | None:

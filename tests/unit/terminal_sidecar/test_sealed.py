@@ -1,0 +1,40 @@
+"""A packet sealed before its byte is known is the one that the cipher would make. Mirrors wire/sealed.py."""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dozlab.terminal_sidecar.wire.sealed import Ahead
+
+
+@settings(max_examples=60)
+@given(
+    key=st.sampled_from([16, 32]).flatmap(lambda size: st.binary(min_size=size, max_size=size)),
+    nonces=st.lists(st.binary(min_size=12, max_size=12), min_size=1, max_size=3),
+    length=st.binary(min_size=4, max_size=4),
+    head=st.binary(max_size=40),
+    data=st.data(),
+)
+def test_it_is_what_the_cipher_makes(
+    key: bytes, nonces: list[bytes], length: bytes, head: bytes, data: st.DataObject
+) -> None:
+    cipher = AESGCM(key)
+    padding = data.draw(st.binary(max_size=40))
+    ahead = Ahead(cipher, 7, length, head, len(padding))
+    for nonce in nonces:
+        byte = data.draw(st.integers(0, 255))
+        ahead.seal(nonce, padding)
+        assert ahead.packet(nonce, byte) == length + cipher.encrypt(nonce, head + bytes([byte]) + padding, length)
+
+
+def test_it_goes_out_once_and_for_its_own_nonce_alone() -> None:
+    ahead = Ahead(AESGCM(bytes(16)), 7, b"\0\0\0\x10", b"head", 11)
+    one, other = bytes(12), bytes(11) + b"\1"
+    assert ahead.packet(one, 65) is None  # nothing was sealed
+    ahead.seal(one, bytes(11))
+    assert ahead.packet(other, 65) is None
+    assert ahead.packet(one, 65) is not None
+    assert ahead.packet(one, 66) is None
+    assert ahead.packet(one, 65) is None
