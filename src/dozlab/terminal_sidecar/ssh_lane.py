@@ -231,10 +231,7 @@ class Lane(asyncio.Protocol):
         ):
             return False
         cipher, ahead = encryption._cipher, self._ahead  # type: ignore[union-attr]
-        if size == 1 and ahead is not None and ahead.channel == number:
-            packet = ahead.packet(cipher._iv, data[0])
-        else:
-            packet = None
+        packet = ahead.packet(cipher._iv, number, data[0]) if size == 1 and ahead is not None else None
         if packet is None:
             length, head, padding = _shape(number, size)
             packet = length + seal.encrypt(cipher._iv, head + data + self._padding(padding), length)
@@ -245,9 +242,10 @@ class Lane(asyncio.Protocol):
         channel._send_window -= size
         self.sent += 1
         if size == 1:
-            if ahead is None or ahead.channel != number:
-                ahead = self._ahead = Ahead(seal, number, *_shape(number, 1))
-            ahead.seal(cipher._iv, self._padding(ahead.padding))
+            length, head, padding = _shape(number, 1)
+            if ahead is None:
+                ahead = self._ahead = Ahead(seal, length, len(head), padding)
+            ahead.seal(cipher._iv, number, head, self._padding(padding))
         return True
 
     def _padding(self, size: int) -> bytes:

@@ -22,19 +22,18 @@ def test_it_is_what_the_cipher_makes(
 ) -> None:
     cipher = AESGCM(key)
     padding = data.draw(st.binary(max_size=40))
-    ahead = Ahead(cipher, 7, length, head, len(padding))
+    ahead = Ahead(cipher, length, len(head), len(padding))
     for nonce in nonces:
         byte = data.draw(st.integers(0, 255))
-        ahead.seal(nonce, padding)
-        assert ahead.packet(nonce, byte) == length + cipher.encrypt(nonce, head + bytes([byte]) + padding, length)
+        ahead.seal(nonce, 7, head, padding)
+        assert ahead.packet(nonce, 7, byte) == length + cipher.encrypt(nonce, head + bytes([byte]) + padding, length)
 
 
-def test_it_goes_out_once_and_for_its_own_nonce_alone() -> None:
-    ahead = Ahead(AESGCM(bytes(16)), 7, b"\0\0\0\x10", b"head", 11)
+def test_it_goes_out_once_and_for_its_own_nonce_and_channel() -> None:
+    ahead = Ahead(AESGCM(bytes(16)), b"\0\0\0\x10", 4, 11)
     one, other = bytes(12), bytes(11) + b"\1"
-    assert ahead.packet(one, 65) is None  # nothing was sealed
-    ahead.seal(one, bytes(11))
-    assert ahead.packet(other, 65) is None
-    assert ahead.packet(one, 65) is not None
-    assert ahead.packet(one, 66) is None
-    assert ahead.packet(one, 65) is None
+    assert ahead.packet(one, 7, 65) is None  # nothing was sealed
+    ahead.seal(one, 7, b"head", bytes(11))
+    assert ahead.packet(other, 7, 65) is None and ahead.packet(one, 8, 65) is None
+    assert ahead.packet(one, 7, 65) is not None
+    assert ahead.packet(one, 7, 66) is None and ahead.packet(one, 7, 65) is None

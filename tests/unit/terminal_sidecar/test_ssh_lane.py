@@ -255,16 +255,18 @@ async def test_keys_that_are_sealed_ahead_arrive_between_all_else_that_is_sent()
         assert there.lane is not None
         shells = [await there.shell() for _ in range(2)]
         wanted, packets = [bytearray(), bytearray()], 0
-        for byte in random.Random(1).sample(range(256), 256):
-            for which, (channel, events) in enumerate(shells):
-                text = [bytes([byte])] * (1 + byte % 3) + [b"pasted"] * (byte % 7 == 0)
-                for piece in text:
-                    channel.write(piece)
-                    wanted[which] += piece
-                packets += len(text)
-                if byte % 5 == 0:
-                    channel.resize(80 + byte, 24)  # by asyncssh
-                await events.until(len(wanted[which]))
+        dice = random.Random(1)
+        for byte in dice.sample(range(256), 256):
+            which = dice.randrange(2)
+            channel, events = shells[which]
+            text = [bytes([byte])] * dice.randint(1, 3) + [b"pasted"] * (byte % 7 == 0)
+            for piece in text:
+                channel.write(piece)
+                wanted[which] += piece
+            packets += len(text)
+            if byte % 5 == 0:
+                channel.resize(80 + byte, 24)  # by asyncssh
+            await events.until(len(wanted[which]))
         assert [bytes(events.output) for _, events in shells] == [bytes(each) for each in wanted]
         assert there.lane.sent == packets
         assert not there.client.end.done()

@@ -15,25 +15,23 @@ _TAG = 16  # bytes
 
 
 class Ahead:
-    """Packets of one channel that differ in one byte, for one key of the cipher.
+    """Packets of one shape, which differ in one byte, for one key of the cipher.
 
     :param length: the packet's length as it is sent, which is authenticated too
-    :param head: what stands before the byte in the plaintext
-    :param padding: bytes behind it
+    :param at: bytes before that byte in the plaintext; `padding`: bytes behind it
     """
 
-    def __init__(self, cipher: AESGCM, channel: int, length: bytes, head: bytes, padding: int) -> None:
-        self.channel, self.padding = channel, padding
-        self._cipher, self._length, self._head = cipher, length, head
+    def __init__(self, cipher: AESGCM, length: bytes, at: int, padding: int) -> None:
+        self._cipher, self._length, self._at = cipher, length, at
         self._nonce: bytes | None = None
-        self._first, self._byte, self._rest, self._tag = b"", 0, b"", 0
-        self._change = self._changes()
+        self._channel, self._first, self._byte, self._rest, self._tag = 0, b"", 0, b"", 0
+        self._change = self._changes(padding)
 
-    def _changes(self) -> list[int]:
-        """Return by what each byte changes the tag. The nonce does not matter; nothing of this is sent."""
+    def _changes(self, padding: int) -> list[int]:
+        """Return by what each byte changes the tag. No other byte matters, nor does the nonce; none of it is sent."""
 
         def tag(byte: int) -> int:
-            text = self._head + bytes([byte]) + bytes(self.padding)
+            text = bytes(self._at) + bytes([byte]) + bytes(padding)
             return int.from_bytes(self._cipher.encrypt(bytes(12), text, self._length)[-_TAG:], "big")
 
         none = tag(0)
@@ -43,17 +41,17 @@ class Ahead:
             found += [each ^ change for each in found]
         return found
 
-    def seal(self, nonce: bytes, padding: bytes) -> None:
-        """Seal the packet that will have this nonce."""
-        sealed = self._cipher.encrypt(nonce, self._head + b"\0" + padding, self._length)
-        at = len(self._head)
+    def seal(self, nonce: bytes, channel: int, head: bytes, padding: bytes) -> None:
+        """Seal the packet that will have this nonce if it is for this channel."""
+        sealed = self._cipher.encrypt(nonce, head + b"\0" + padding, self._length)
+        at = self._at
         self._first, self._byte, self._rest = self._length + sealed[:at], sealed[at], sealed[at + 1 : -_TAG]
         self._tag = int.from_bytes(sealed[-_TAG:], "big")
-        self._nonce = nonce
+        self._nonce, self._channel = nonce, channel
 
-    def packet(self, nonce: bytes, byte: int) -> bytes | None:
-        """Return the packet with this byte; None when none has been sealed for this very nonce. Once only."""
-        if self._nonce is not nonce:
+    def packet(self, nonce: bytes, channel: int, byte: int) -> bytes | None:
+        """Return the packet with this byte; None when none was sealed for this very nonce and channel. Once only."""
+        if self._nonce is not nonce or self._channel != channel:
             return None
         self._nonce = None
         tag = self._tag ^ self._change[byte]
