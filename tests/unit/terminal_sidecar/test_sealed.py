@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dozlab.terminal_sidecar.wire.sealed import Ahead
+
+from .test_ssh_lane import pair, whole
 
 
 @settings(max_examples=60)
@@ -37,3 +41,27 @@ def test_it_goes_out_once_and_for_its_own_nonce_and_channel() -> None:
     assert ahead.packet(other, 7, 65) is None and ahead.packet(one, 8, 65) is None
     assert ahead.packet(one, 7, 65) is not None
     assert ahead.packet(one, 7, 66) is None and ahead.packet(one, 7, 65) is None
+
+
+async def test_keys_that_are_sealed_ahead_arrive_between_all_else_that_is_sent() -> None:
+    """Each byte there is, on two channels; whatever else takes a nonce makes the packet that is ready worthless."""
+    async with pair() as there:
+        there.lay(whole)
+        assert there.lane is not None
+        shells = [await there.shell() for _ in range(2)]
+        wanted, packets = [bytearray(), bytearray()], 0
+        dice = random.Random(1)
+        for byte in dice.sample(range(256), 256):
+            which = dice.randrange(2)
+            channel, events = shells[which]
+            text = [bytes([byte])] * dice.randint(1, 3) + [b"pasted"] * (byte % 7 == 0)
+            for piece in text:
+                channel.write(piece)
+                wanted[which] += piece
+            packets += len(text)
+            if byte % 5 == 0:
+                channel.resize(80 + byte, 24)  # by asyncssh
+            await events.until(len(wanted[which]))
+        assert [bytes(events.output) for _, events in shells] == [bytes(each) for each in wanted]
+        assert there.lane.sent == packets
+        assert not there.client.end.done()

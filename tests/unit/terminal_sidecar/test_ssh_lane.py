@@ -248,30 +248,6 @@ async def test_keys_take_the_lane_both_ways_where_the_cipher_is_aes_gcm(cipher: 
         assert (lane.sent, lane.received) == ((5, 5) if taken else (0, 0))
 
 
-async def test_keys_that_are_sealed_ahead_arrive_between_all_else_that_is_sent() -> None:
-    """Each byte there is, on two channels; whatever else takes a nonce makes the packet that is ready worthless."""
-    async with pair() as there:
-        there.lay(whole)
-        assert there.lane is not None
-        shells = [await there.shell() for _ in range(2)]
-        wanted, packets = [bytearray(), bytearray()], 0
-        dice = random.Random(1)
-        for byte in dice.sample(range(256), 256):
-            which = dice.randrange(2)
-            channel, events = shells[which]
-            text = [bytes([byte])] * dice.randint(1, 3) + [b"pasted"] * (byte % 7 == 0)
-            for piece in text:
-                channel.write(piece)
-                wanted[which] += piece
-            packets += len(text)
-            if byte % 5 == 0:
-                channel.resize(80 + byte, 24)  # by asyncssh
-            await events.until(len(wanted[which]))
-        assert [bytes(events.output) for _, events in shells] == [bytes(each) for each in wanted]
-        assert there.lane.sent == packets
-        assert not there.client.end.done()
-
-
 async def test_with_another_asyncssh_there_is_no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh_lane, "KNOWN", "1.0")
     async with pair() as there:
