@@ -357,7 +357,9 @@ class Sidecar:
         member = await self.admit(socket)
         if member is None:
             return
-        stream = kind(socket, self.shells, self.metrics, self.settings.session_id, member, self._paces.of(member.key))
+        stream = kind(
+            socket, self.shells, self.metrics.traffic, self.settings.session_id, member, self._paces.of(member.key)
+        )
         self._streams.add(stream)  # before anything is awaited: from here on a revocation finds it
         try:
             offered = protocol.SUBPROTOCOL in socket.scope["subprotocols"]

@@ -12,7 +12,7 @@ from dozlab.lib import log as logs
 from dozlab.lib import tasks
 from dozlab.terminal_sidecar import protocol
 from dozlab.terminal_sidecar.auth import Member
-from dozlab.terminal_sidecar.metrics import Metrics
+from dozlab.terminal_sidecar.metrics import Traffic
 from dozlab.terminal_sidecar.pace import Pace
 from dozlab.terminal_sidecar.people.clients import Client
 from dozlab.terminal_sidecar.protocol import ProtocolError
@@ -31,11 +31,11 @@ class Stream:
     """Serves one accepted WebSocket until it ends."""
 
     def __init__(
-        self, socket: WebSocket, shells: Shells, metrics: Metrics, session: str, member: Member, pace: Pace
+        self, socket: WebSocket, shells: Shells, traffic: Traffic, session: str, member: Member, pace: Pace
     ) -> None:
         self.member, self._pace = member, pace
-        self._socket, self._shells, self._metrics, self._session = socket, shells, metrics, session
-        self.wire, self.traffic = quick.of(socket), metrics.traffic
+        self._socket, self._shells, self._session = socket, shells, session
+        self.wire, self.traffic = quick.of(socket), traffic
         self._outlet: Outlet | None = None
         self._attached: tuple[Shell, Client] | None = None
         self._task: asyncio.Task[None] | None = None

@@ -18,7 +18,7 @@ from dozlab.terminal_sidecar import protocol as p
 from dozlab.terminal_sidecar.auth import ROLES, Member, Role, Tokens
 from dozlab.terminal_sidecar.history import History
 from dozlab.terminal_sidecar.machine import Machine
-from dozlab.terminal_sidecar.metrics import Metrics
+from dozlab.terminal_sidecar.metrics import Traffic
 from dozlab.terminal_sidecar.pace import Pace
 from dozlab.terminal_sidecar.people.clients import MOST_SHOWN, YIELDS_AFTER, Client
 from dozlab.terminal_sidecar.people.invitations import LONGEST, MOST, MOST_NAME, Invitations, plain_name
@@ -194,10 +194,9 @@ class DeafSocket:
         self.inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self.scope = {"state": {"wire": DeafWire()}}
 
-    def stream(self, shells: Shells, guest: FakeGuest) -> Stream:
+    def stream(self, shells: Shells) -> Stream:
         """Return the stream that serves it, for an editor."""
-        metrics = Metrics(guest, shells)  # type: ignore[arg-type]
-        return Stream(self, shells, metrics, "s", member("editor"), Pace(Clock()))  # type: ignore[arg-type]
+        return Stream(self, shells, Traffic(), "s", member("editor"), Pace(Clock()))  # type: ignore[arg-type]
 
     async def receive(self) -> dict[str, object]:
         return {"type": "websocket.receive", "bytes": await self.inbox.get()}
@@ -214,7 +213,7 @@ async def test_who_is_shut_out_types_nothing_more_even_if_he_reads_nothing(monke
     guest = FakeGuest()
     shells = Shells(guest, most=4, history=lambda: History(1 << 16), idle_seconds=100, clock=Clock())
     socket = DeafSocket()
-    stream = socket.stream(shells, guest)
+    stream = socket.stream(shells)
     serving = tasks.start(stream.serve(), name="serve")
     for frame in (p.Hello(), p.Input(b"before")):
         socket.inbox.put_nowait(p.encode_client(frame))
@@ -235,7 +234,7 @@ async def test_who_is_shut_out_before_the_first_frame_does_not_get_in() -> None:
     shells = Shells(guest, most=4, history=lambda: History(1 << 16), idle_seconds=100, clock=Clock())
     socket = DeafSocket()
     socket.application_state = WebSocketState.CONNECTING
-    stream = socket.stream(shells, guest)
+    stream = socket.stream(shells)
     await stream.close(p.CLOSE_LOGGED_OUT, "revoked")
     socket.inbox.put_nowait(p.encode_client(p.Hello()))
     await stream.serve()

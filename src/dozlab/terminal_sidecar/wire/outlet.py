@@ -9,12 +9,12 @@ import time
 from dozlab.terminal_sidecar import protocol
 from dozlab.terminal_sidecar.attachment import Attachment
 from dozlab.terminal_sidecar.metrics import Traffic
-from dozlab.terminal_sidecar.wire.quick import Wire
+from dozlab.terminal_sidecar.wire.quick import DATA, SHORT, Wire
 
 _ECHO = struct.Struct(">BBBQ")
 """What stands before an echo: the head of its frame (RFC 6455, section 5.2), and that of OUTPUT."""
-_DATA, _MOST_SHORT, _OFFSET = 0x82, 125, 9  # FIN and binary; bytes of a short frame, of them OUTPUT's head
-_MOST_ECHO = _MOST_SHORT - _OFFSET
+_OFFSET = 9  # bytes of OUTPUT's head
+_MOST_ECHO = SHORT - 1 - _OFFSET
 
 
 class Outlet:
@@ -34,7 +34,7 @@ class Outlet:
         if size > _MOST_ECHO or self._waits or self._closed or not self._wire.open:
             return
         if (offset := self._attachment.echo(size)) is not None:
-            self._send(_ECHO.pack(_DATA, size + _OFFSET, protocol.OUTPUT, offset) + data)
+            self._send(_ECHO.pack(DATA, size + _OFFSET, protocol.OUTPUT, offset) + data)
             self._traffic.sent += size
 
     def set(self) -> None:

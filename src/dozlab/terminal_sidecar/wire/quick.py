@@ -16,9 +16,12 @@ from websockets.http11 import Request
 from websockets.utils import apply_mask
 
 _NAME = "wire"
-_FIN, _MASKED, _SHORT, _LONG = 0x80, 0x80, 126, 127
+_FIN, _MASKED, _LONG = 0x80, 0x80, 127
+SHORT = 126
+"""Bytes from which on a frame's size no longer stands in its second byte."""
 _CONTROL = frozenset({_FIN | Opcode.CLOSE, _FIN | Opcode.PING, _FIN | Opcode.PONG})
-_DATA, _TEXT = int(_FIN | Opcode.BINARY), int(_FIN | Opcode.TEXT)
+DATA, _TEXT = int(_FIN | Opcode.BINARY), int(_FIN | Opcode.TEXT)
+"""The first byte of a whole message."""
 _KEY, _TWO = 8, _MASKED | 2
 """Bytes of a frame that holds two, which are one ASCII character typed and what says so; its second byte."""
 _COPY = 4096
@@ -57,11 +60,11 @@ class Wire(WebSocketsSansIOProtocol):
 
     def write(self, message: bytes, *, text: bool = False) -> None:
         """Send a message as one frame; a server's frames are not masked."""
-        kind, size = _TEXT if text else _DATA, len(message)
-        if size < _SHORT:
+        kind, size = _TEXT if text else DATA, len(message)
+        if size < SHORT:
             head = bytes((kind, size))
         elif size < 1 << 16:
-            head = bytes((kind, _SHORT)) + size.to_bytes(2, "big")
+            head = bytes((kind, SHORT)) + size.to_bytes(2, "big")
         else:
             head = bytes((kind, _LONG)) + size.to_bytes(8, "big")
         if size <= _COPY:
@@ -99,7 +102,7 @@ class Wire(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """Hand on whole usual messages, and all else to the library, frame by frame (the transport calls this)."""
         if (
-            len(data) == _KEY and data[0] == _DATA and data[1] == _TWO and self._take is not None
+            len(data) == _KEY and data[0] == DATA and data[1] == _TWO and self._take is not None
             and not (self._partial or self._plain or self.close_sent)
         ):  # fmt: skip
             self._take(bytes((data[6] ^ data[2], data[7] ^ data[3])))  # as with nearly every key
@@ -114,11 +117,11 @@ class Wire(WebSocketsSansIOProtocol):
         self._partial = b""
         while end - at >= 2:
             first, size, head = data[at], data[at + 1] ^ _MASKED, 6
-            if size == _SHORT:
+            if size == SHORT:
                 head = 8
             elif size == _LONG:
                 head = 14
-            if size >= _MASKED or not (first == _DATA or first in _CONTROL):
+            if size >= _MASKED or not (first == DATA or first in _CONTROL):
                 self._plain = True
             elif end - at >= head:
                 if head > 6:
@@ -132,7 +135,7 @@ class Wire(WebSocketsSansIOProtocol):
             body, after = at + head, at + head + size
             if after > end:
                 break
-            if first == _DATA and self._take is not None and not self.close_sent:
+            if first == DATA and self._take is not None and not self.close_sent:
                 self._take(apply_mask(data[body:after], data[body - 4 : body]))
             else:
                 super().data_received(data[at:after])
